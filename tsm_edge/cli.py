@@ -1,0 +1,36 @@
+"""Habits shared by every command line: exit codes, nearest-match choices, verdict line."""
+import difflib
+import sys
+
+from .errors import InputError, TsmEdgeError
+
+
+def choose(name, options, what):
+    """Return `name` if it is one of `options`; else refuse it, naming the nearest option.
+
+    Raises
+    ------
+    InputError
+    """
+    options = list(options)
+    if name in options:
+        return name
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.0 if len(options) < 4 else 0.4)
+    hint = f"did you mean '{near[0]}'?" if near else "pick one of those"
+    raise InputError(f"unknown {what}", found=f"'{name}'", expected=", ".join(options), do=hint)
+
+
+def run(main, argv=None):
+    """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
+    try:
+        code = main(sys.argv[1:] if argv is None else argv) or 0
+    except TsmEdgeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    sys.exit(code)
