@@ -1,0 +1,242 @@
+"""Proof that what is written computes what the trained network computes, frame by frame, logits and caches.
+
+Three comparisons, each over the same chained frames from zero caches: the step network with the clip network (torch), the
+ONNX file with the step network, the compiled library with the step network. Two conditions make them proof: the logits
+must move over the frames (a network whose logits stand still agrees with anything), and every cache must matter (zeroing
+or swapping one must be seen).
+"""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from tsm_edge.errors import CheckFailedError
+
+PASSED, FAILED, NOT_EXECUTED = "passed", "failed", "not executed"
+FRAMES = 16
+RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+MOVE_FACTOR = 1000  # logits must vary by this many (fp32) tolerances over the frames
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a network gave, frame by frame: logits [T, classes]; caches {name: [T, fold, h, w]} after each frame."""
+
+    logits: np.ndarray
+    caches: dict = field(default_factory=dict)
+
+    def head(self, frames):
+        """The first `frames` frames."""
+        return Trace(self.logits[:frames], {name: value[:frames] for name, value in self.caches.items()})
+
+
+@dataclass(frozen=True)
+class Check:
+    """One measured comparison, as it stands in the manifest. Differences are absolute; None where nothing was run."""
+
+    name: str
+    status: str  # PASSED, FAILED or NOT_EXECUTED
+    max_abs_diff: float | None = None  # logits
+    tolerance: float | None = None
+    max_abs_logit: float | None = None
+    argmax_flips: int | None = None  # frames whose best class differs
+    frames: int = 0
+    detail: str = ""
+
+    def as_dict(self):
+        return asdict(self)
+
+
+def tolerance_for(values, precision="fp32"):
+    """Allowed absolute difference for values of this size: relative to the largest magnitude, at least to 1."""
+    largest = float(np.max(np.abs(values))) if np.size(values) else 0.0
+    return RELATIVE_TOLERANCE[precision] * max(1.0, largest)
+
+
+def _difference(a, b):
+    """max |a - b| as float; infinity where shapes differ or either holds a value that is not finite."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return float("inf")
+    return float(np.max(np.abs(a.astype(np.float64) - b), initial=0.0))
+
+
+def compare(name, expected, got, precision="fp32", detail=""):
+    """Compare two traces frame by frame.
+
+    Parameters
+    ----------
+    name : str
+        What is compared, for the report.
+    expected, got : Trace
+        The reference and the candidate. Caches that `expected` lacks are not looked at; those that `got` lacks fail.
+    precision : str
+        Of the candidate; sets the tolerance.
+
+    Returns
+    -------
+    Check
+    """
+    tolerance = tolerance_for(expected.logits, precision)
+    difference = _difference(expected.logits, got.logits)
+    misses = []
+    if not difference <= tolerance:
+        misses.append(f"logits differ by {difference:.3g}, allowed {tolerance:.3g}")
+    worst, worst_name = 0.0, ""
+    for cache, values in expected.caches.items():
+        if cache not in got.caches:
+            misses.append(f"{cache} is missing")
+            continue
+        off, allowed = _difference(values, got.caches[cache]), tolerance_for(values, precision)
+        if off >= worst:
+            worst, worst_name = off, cache
+        if not off <= allowed:
+            misses.append(f"{cache} differs by {off:.3g}, allowed {allowed:.3g}")
+    same_shape = expected.logits.shape == got.logits.shape
+    flips = int((expected.logits.argmax(1) != got.logits.argmax(1)).sum()) if same_shape else len(expected.logits)
+    notes = [detail] if detail else []
+    if expected.caches:
+        notes.append(f"largest cache difference {worst:.2g} ({worst_name})" if worst_name else "caches identical")
+    if misses:
+        shown = misses[:4] + ([f"and {len(misses) - 4} more"] if len(misses) > 4 else [])
+        notes = ["; ".join(shown)] + notes
+    return Check(name, FAILED if misses else PASSED, difference, tolerance,
+                 float(np.max(np.abs(expected.logits), initial=0.0)), flips, len(expected.logits), "; ".join(notes))
+
+
+# --- the references, in torch -------------------------------------------------------------------------------------------
+
+
+def step_trace(step_network, inputs, start=None):
+    """Chain the torch step network over `inputs` (float32 [T, 3, H, W]).
+
+    `start` is a list of caches [1, fold, h, w]; zeros where None. Caches carry the names of `cache_specs`.
+    """
+    import torch
+
+    names = [spec.name for spec in step_network.cache_specs]
+    caches = list(start) if start is not None else list(step_network.zero_caches())
+    logits, kept = [], {name: [] for name in names}
+    step_network.eval()
+    with torch.no_grad():
+        for frame in inputs:
+            out, *caches = step_network(torch.from_numpy(np.ascontiguousarray(frame))[None], *caches)
+            logits.append(out[0].numpy().copy())
+            for name, cache in zip(names, caches):
+                kept[name].append(cache[0].numpy().copy())
+    return Trace(np.stack(logits), {name: np.stack(values) for name, values in kept.items()})
+
+
+def clip_trace(net, inputs, specs=()):
+    """Run the uni-directional clip network once over all frames; logits and, by hooks, what each shift hands on in time.
+
+    net : clip network, [T, 3, H, W] -> logits [T, classes]. inputs : float32 [T, 3, H, W].
+    specs : the cache specs of its step network, in execution order.
+    """
+    import torch
+
+    from tsm_edge.shift import TemporalShift
+
+    shifts = [module for module in net.modules() if isinstance(module, TemporalShift)]
+    segments = [shift.n_segment for shift in shifts]
+    seen, handles = [], []
+    training = net.training
+    try:
+        for shift in shifts:
+            shift.n_segment = len(inputs)
+            handles.append(shift.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach())))
+        with torch.no_grad():
+            logits = net.eval()(torch.from_numpy(np.ascontiguousarray(inputs))).numpy().copy()
+    finally:
+        for handle in handles:
+            handle.remove()
+        for shift, n_segment in zip(shifts, segments):
+            shift.n_segment = n_segment
+        net.train(training)
+    caches = {}
+    if len(seen) == len(specs):
+        caches = {spec.name: x[:, spec.start:spec.stop].numpy().copy() for spec, x in zip(specs, seen)}
+    return Trace(logits, caches)
+
+
+def onnx_trace(path, inputs):
+    """Chain the ONNX step graph over `inputs` with onnxruntime, feeding each `next_cache.*` back as `cache.*`."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    shapes = {i.name: i.shape for i in session.get_inputs()}
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if name.startswith("cache.")}
+    outputs = [o.name for o in session.get_outputs()]
+    logits, kept = [], {name: [] for name in state}
+    for frame in inputs:
+        got = dict(zip(outputs, session.run(outputs, {"frame": frame[None], **state})))
+        logits.append(got["logits"][0])
+        state = {name: got["next_" + name] for name in state}
+        for name, cache in state.items():
+            kept[name].append(cache[0])
+    return Trace(np.stack(logits), {name: np.stack(values) for name, values in kept.items()})
+
+
+# --- what makes a comparison proof --------------------------------------------------------------------------------------
+
+
+def check_movement(reference, name="logits move"):
+    """Do the logits vary over the frames by at least MOVE_FACTOR tolerances? Without that, nothing is proven."""
+    tolerance = tolerance_for(reference.logits)
+    finite = np.isfinite(reference.logits).all()
+    moved = float(np.max(np.ptp(reference.logits, axis=0))) if finite else 0.0
+    good = finite and moved >= MOVE_FACTOR * tolerance
+    detail = (f"logits vary by {moved:.3g} over the frames, {moved / tolerance:.0f} tolerances; "
+              f"at least {MOVE_FACTOR} are needed" if finite else "the reference's logits are not finite")
+    return Check(name, PASSED if good else FAILED, None, tolerance,
+                 float(np.max(np.abs(reference.logits))) if finite else None, None, len(reference.logits), detail)
+
+
+def check_teeth(step_network, inputs, reference, name="tampered caches are caught"):
+    """Would a wrong cache be seen? Zero each cache, and swap each pair of neighbours of one shape, before the last frame.
+
+    Every such tampering must put the logits or a cache of the frames that follow outside the tolerance.
+    """
+    import torch
+
+    names = [spec.name for spec in step_network.cache_specs]
+    if not names:
+        return Check(name, PASSED, frames=0, detail="the network has no caches")
+    at = len(inputs) - 1
+    good = {cache: torch.from_numpy(reference.caches[cache][at - 1])[None] for cache in names}
+    cases = [(f"{cache} zeroed", {**good, cache: torch.zeros_like(good[cache])}) for cache in names]
+    for one, other in zip(names, names[1:]):
+        if good[one].shape == good[other].shape:
+            cases.append((f"{one} and {other} swapped", {**good, one: good[other], other: good[one]}))
+    expected = Trace(reference.logits[at:], {cache: values[at:] for cache, values in reference.caches.items()})
+    missed = [case for case, state in cases
+              if compare(case, expected, step_trace(step_network, inputs[at:], [state[c] for c in names])).status == PASSED]
+    if missed:
+        return Check(name, FAILED, frames=1, detail="not noticed: " + ", ".join(missed[:4]))
+    return Check(name, PASSED, frames=1, detail=f"{len(cases)} of {len(cases)} noticed")
+
+
+def require(checks, do="report this: the bundle was not written"):
+    """Raise if a check failed.
+
+    Raises
+    ------
+    CheckFailedError
+        Names every failed check with its measurements.
+    """
+    failed = [check for check in checks if check.status == FAILED]
+    if failed:
+        raise CheckFailedError(
+            "verification failed: " + ", ".join(check.name for check in failed),
+            found="; ".join(f"{check.name}: {check.detail}" for check in failed),
+            expected="all frames and caches within tolerance of the torch network", do=do)
+
+
+def summary(checks):
+    """The manifest's `verification`: the worst status of the checks, the frames, and every check as measured."""
+    statuses = {check.status for check in checks}
+    status = FAILED if FAILED in statuses else NOT_EXECUTED if NOT_EXECUTED in statuses or not checks else PASSED
+    frames = max((check.frames for check in checks), default=0)
+    return {"status": status, "frames": frames, "checks": [check.as_dict() for check in checks]}
