@@ -80,7 +80,7 @@ def compare(name, expected, got, precision="fp32", detail=""):
     tolerance = tolerance_for(expected.logits, precision)
     difference = _difference(expected.logits, got.logits)
     misses = []
-    if not difference <= tolerance:
+    if not (difference <= tolerance and np.isfinite(difference)):
         misses.append(f"logits differ by {difference:.3g}, allowed {tolerance:.3g}")
     worst, worst_name = 0.0, ""
     for cache, values in expected.caches.items():
@@ -90,7 +90,7 @@ def compare(name, expected, got, precision="fp32", detail=""):
         off, allowed = _difference(values, got.caches[cache]), tolerance_for(values, precision)
         if off >= worst:
             worst, worst_name = off, cache
-        if not off <= allowed:
+        if not (off <= allowed and np.isfinite(off)):
             misses.append(f"{cache} differs by {off:.3g}, allowed {allowed:.3g}")
     same_shape = expected.logits.shape == got.logits.shape
     flips = int((expected.logits.argmax(1) != got.logits.argmax(1)).sum()) if same_shape else len(expected.logits)

@@ -1,0 +1,233 @@
+"""tsm-export: a checkpoint in, a verified bundle for one device out."""
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from pathlib import Path
+
+from tsm_edge.cli import choose, run
+from tsm_edge.errors import InputError, MissingComponentError
+
+from . import targets
+from .report import Progress, print_report
+
+ARCHITECTURES = ("mobilenet_v2", "resnet18", "resnet50")
+_EXAMPLES = """examples:
+  tsm-export --list-targets
+  tsm-export --target jetson-nano --checkpoint mobilenetv2_jester_online.pth.tar
+  tsm-export --target raspberry-pi-4 --checkpoint mine.pth --classes labels.txt --input-size 160x120
+  tsm-export --target host --random-weights            # to try the machinery: it recognises nothing
+"""
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="tsm-export", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--target", metavar="T", help="the device; see --list-targets")
+    add("--list-targets", action="store_true", help="print all targets and leave")
+    add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one trained with the reference "
+        "repository, one of MMAction2, or our own")
+    add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure")
+    add("--arch", metavar="A", help="network: " + ", ".join(ARCHITECTURES) + " (default: the checkpoint's, else mobilenet_v2)")
+    add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: the checkpoint's, else 1.0)")
+    add("--input-size", metavar="WxH", help="network input in pixels, e.g. 224x224 (default: the checkpoint's, else 224x224)")
+    add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
+    add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
+    add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
+    add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
+    add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: the NDK's for Android, else zig from PyPI)")
+    add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
+    add("--name", help="name of the model (default: made from the network and the classes)")
+    add("--seed", type=int, default=0, help="of random weights and of the frames used in verification (default: 0)")
+    add("--frames", metavar="FILE", help="frames to verify with instead of generated ones: .npy, uint8 [T, H, W, 3] RGB, T >= 16")
+    add("--json", action="store_true", help="the report as JSON on stdout")
+    return parser
+
+
+class ConsoleProgress(Progress):
+    """Stages on stderr: a spinner while one works (on a terminal), its time when it is done."""
+
+    def __init__(self, console):
+        super().__init__()
+        self.console, self.status = console, None
+
+    def began(self, title):
+        if self.console.is_terminal:
+            self.status = self.console.status(title)
+            self.status.start()
+        else:
+            self.console.print(f"{title} ...", highlight=False, markup=False)
+
+    def ended(self, title, seconds, failed=False):
+        if self.status is not None:
+            self.status.stop()
+            self.status = None
+        self.console.print(f"{'FAIL' if failed else ' ok '} {title:<58} {seconds:7.1f} s", highlight=False, markup=False)
+
+    def note(self, text):
+        self.console.print(f"     {text}", highlight=False, markup=False)
+
+
+def parse_size(text):
+    """"224x160" -> (224, 160), width first."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
+    size = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not all(32 <= side <= 2048 for side in size):
+        raise InputError("--input-size cannot be used", found=f"'{text}'", expected="WIDTHxHEIGHT, each 32 to 2048 pixels",
+                         do="for example --input-size 224x224")
+    return size
+
+
+def read_classes(path):
+    """Class names from a text file, one a line; empty lines at the end do not count."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the class list {path} cannot be read", found=str(error), expected="a text file, one name a line",
+                         do="check --classes") from error
+    names = [line.strip() for line in lines]
+    if not names or not all(names) or len(set(names)) != len(names):
+        twice = sorted({name for name in names if names.count(name) > 1 and name})
+        raise InputError(f"the class list {path} cannot be used",
+                         found="no names" if not names else f"'{twice[0]}' twice" if twice else "an empty line between names",
+                         expected="one name a line, all different", do="correct the file")
+    return names
+
+
+def default_checkpoint():
+    """Path of the model that comes with the package, or None while there is none."""
+    try:
+        return importlib.import_module("tsm_edge.training.default").checkpoint_path()
+    except ModuleNotFoundError:
+        return None
+
+
+def make_network(args, classes):
+    """The clip network that the options describe, with its weights, and whether they are trained.
+
+    Raises
+    ------
+    InputError, CheckpointError
+    """
+    from .networks import from_checkpoint, with_random_weights
+
+    size = parse_size(args.input_size) if args.input_size else None
+    if args.arch:
+        choose(args.arch, ARCHITECTURES, "architecture")
+    if args.random_weights:
+        if args.checkpoint:
+            raise InputError("--checkpoint and --random-weights exclude each other", found="both", expected="one of them",
+                             do="leave --random-weights out to export the checkpoint")
+        return with_random_weights(args.arch or "mobilenet_v2", args.num_classes, classes=classes, width=args.width,
+                                   input_size=size, seed=args.seed)
+    checkpoint = args.checkpoint or default_checkpoint()
+    if checkpoint is None:
+        raise InputError("no weights were named", found="neither --checkpoint nor --random-weights",
+                         expected="one of them (no trained model comes with this version)",
+                         do="give --checkpoint FILE; or --random-weights to try the machinery with an untrained network")
+    return from_checkpoint(checkpoint, arch=args.arch, num_classes=args.num_classes, classes=classes, width=args.width,
+                           input_size=size)
+
+
+def _list_targets(as_json):
+    if as_json:
+        print(json.dumps([dict(t.as_dict(), note=t.note) for t in targets.TARGETS.values()], indent=2))
+        return 0
+    header, rows = targets.rows()
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in (header, *rows):
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    return 0
+
+
+def _read_frames(path):
+    import numpy as np
+
+    from .verify import FRAMES
+
+    try:
+        frames = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the frames {path} cannot be read", found=str(error), expected="a .npy file",
+                         do="write it with numpy.save") from error
+    if getattr(frames, "dtype", None) != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < FRAMES:
+        raise InputError(f"the frames {path} cannot be used", found=f"{getattr(frames, 'dtype', type(frames).__name__)} "
+                         f"{getattr(frames, 'shape', '')}", expected=f"uint8 [T, H, W, 3] RGB with T >= {FRAMES}",
+                         do="pick other frames, or leave --frames out")
+    return frames[:FRAMES]
+
+
+def _next_commands(report):
+    if report.target == "host":
+        return [f"tsm-verify {report.output}", f"tsm-demo {report.output} --source 0"]
+    if report.library.endswith(".a"):
+        return [f"less {report.output}/README.md      # two lines of CMake put it into an app"]
+    return [f"scp -r {report.output} USER@BOARD:",
+            f"ssh USER@BOARD python3 {Path(report.output).name}/device/tsm_device.py --verify",
+            f"tsm-demo {report.output} --source clip.mp4 --headless      # the same network on this machine, by onnxruntime"]
+
+
+def _main(argv):
+    args = _parser().parse_args(argv)
+    if args.list_targets:
+        return _list_targets(args.json)
+    if not args.target:
+        raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(targets.TARGETS),
+                         do="tsm-export --list-targets describes them")
+    target = targets.get_target(args.target)
+    try:
+        from rich.console import Console
+    except ImportError as error:
+        raise MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
+                                    expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
+    from .folder import check_output
+
+    output = check_output(args.output or Path("dist") / target.name)
+    classes = read_classes(args.classes) if args.classes else None
+    frames = _read_frames(args.frames) if args.frames else None
+    console = Console(stderr=True, soft_wrap=True)
+    progress = ConsoleProgress(console)
+    try:
+        from .bundle import export_bundle
+
+        with progress.stage("read the network"):
+            net = make_network(args, classes)
+    except ModuleNotFoundError as error:
+        raise MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
+                                    expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
+    info = net.tsm_info
+    effective = {
+        "target": target.name, "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
+        "arch": info["name"], "width": info["width"], "input-size": "{}x{}".format(*info["input_size"]),
+        "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
+        "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
+    }
+    console.print("options: " + ", ".join(f"{key}={value}" for key, value in effective.items()), highlight=False, markup=False)
+    if not info["trained"]:
+        console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
+    bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision, threads=args.threads,
+                           cc=args.cc, frames=frames, seed=args.seed, progress=progress)
+    report = bundle.report
+    out = Console(soft_wrap=True)
+    if args.json:
+        print(json.dumps(dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict()), indent=2))
+    else:
+        print_report(report, out)
+        out.print("next:", highlight=False)
+        for command in _next_commands(report):
+            out.print("    " + command, highlight=False, markup=False)
+    print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def main(argv=None):
+    """Entry point of tsm-export; exits with 0 (written), 1 (a check failed) or 2 (wrong usage or input)."""
+    run(_main, argv)
+
+
+if __name__ == "__main__":
+    main()
