@@ -1,0 +1,71 @@
+/* tsm_internal.h: what the runtime's source files share. Not installed. */
+#ifndef TSM_INTERNAL_H
+#define TSM_INTERNAL_H
+#include "tsm_edge.h"
+#include "tsm_plan.h"
+
+#define TSM_ALIGN 64
+#define TSM_MAX_OPERANDS 64 /* of one kernel call */
+#define TSM_MAX_THREADS 64
+
+static inline uint64_t tsm_round_up(uint64_t n) { return (n + (TSM_ALIGN - 1)) & ~(uint64_t)(TSM_ALIGN - 1); }
+
+void *tsm_aligned_alloc(uint64_t bytes); /* zeroed, aligned to TSM_ALIGN; NULL when there is no memory */
+void tsm_aligned_free(void *block);
+int64_t tsm_now_ns(void); /* monotonic */
+
+/* --- tsm_run.c: kernels and what they need from outside ---------------------------------------------------------------- */
+typedef struct tsm_pool tsm_pool;
+
+typedef struct tsm_context { /* of one thread inside a step; the kernels reach it through a thread-specific pointer */
+  tsm_pool *pool;            /* NULL: parallel loops run on this thread */
+  unsigned char *scratch;    /* served to the kernels as a stack */
+  uint64_t scratch_bytes, used, top;
+  uint64_t peak;             /* most ever in use; counted while measuring */
+  int measuring;             /* serve from malloc instead and count */
+  int in_task;               /* inside a task of a parallel loop */
+  char error[256];
+} tsm_context;
+
+typedef struct tsm_blocks { /* the memory of one step */
+  const void *frame, *caches_in;
+  void *caches_out, *logits, *arena;
+} tsm_blocks;
+
+tsm_context *tsm_context_enter(tsm_context *context); /* returns the one before, for tsm_context_leave */
+void tsm_context_leave(tsm_context *before);
+int tsm_context_ready(void); /* 0: the thread-specific pointer could not be made */
+tsm_status tsm_plan_check(const tsm_plan *plan, char *message, size_t message_bytes);
+tsm_status tsm_plan_run(const tsm_plan *plan, const tsm_blocks *blocks, tsm_context *context, int64_t *call_ns);
+
+/* --- tsm_threads.c ------------------------------------------------------------------------------------------------------ */
+typedef int (*tsm_task_fn)(int task, void *group, void *data);
+
+int tsm_cpu_count(int big_only); /* CPUs this process may use */
+tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes); /* threads >= 2, the caller's included */
+void tsm_pool_destroy(tsm_pool *pool);
+int tsm_pool_threads(const tsm_pool *pool);
+void tsm_pool_begin(tsm_pool *pool); /* a step begins: wake the workers */
+void tsm_pool_end(tsm_pool *pool);   /* it is over: let them sleep */
+/* fn(task, group, data) for task in 0..n-1, group->num_task == n, on all threads; returns the first non-zero result. */
+int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller);
+
+/* --- tsm_convert.c ------------------------------------------------------------------------------------------------------ */
+uint16_t tsm_float_to_half(float value); /* nearest, ties to even */
+float tsm_half_to_float(uint16_t half);
+/* float32 [channels, pixels] <-> (pixels, channels) of 32 or 16 bits */
+void tsm_from_nchw(const float *nchw, void *native, int64_t channels, int64_t pixels, int bits);
+void tsm_to_nchw(const void *native, float *nchw, int64_t channels, int64_t pixels, int bits);
+void tsm_softmax(const float *logits, float *scores, int32_t n);
+
+/* --- tsm_preprocess.c --------------------------------------------------------------------------------------------------- */
+typedef struct tsm_resizer tsm_resizer;
+
+tsm_status tsm_image_check(const tsm_image *image, int with_planes);
+/* Whether `resizer` (may be NULL) was built for images like this one. */
+int tsm_resizer_fits(const tsm_resizer *resizer, const tsm_image *image);
+tsm_resizer *tsm_resizer_create(const tsm_plan *plan, const tsm_image *image); /* NULL: no memory */
+void tsm_resizer_destroy(tsm_resizer *resizer);
+/* out: float32 (plan->height, plan->width, 3), normalised, colour order of the plan */
+void tsm_resizer_run(tsm_resizer *resizer, const tsm_image *image, float *out);
+#endif
