@@ -1,7 +1,7 @@
 """Without an NDK an Android bundle is a CMake package: the compiled network as an archive, the C runtime as sources.
 
-The archive (kernels, plan, weights) uses nothing of the C library and so needs no NDK to be made. The runtime uses threads
-and the C library's headers, which only an NDK has: it is compiled by the app's own NDK, as part of the app's build.
+The archive (kernels, plan, weights) uses nothing of the C library and so needs no NDK to be made. The runtime uses
+threads and the C library's headers, which only an NDK has: it is compiled by the app's own NDK, within the app's build.
 """
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ add_library(tsm_edge_model STATIC
 add_library(tsm_edge::model ALIAS tsm_edge_model)
 set_target_properties(tsm_edge_model PROPERTIES C_STANDARD 11 C_EXTENSIONS ON POSITION_INDEPENDENT_CODE ON
   C_VISIBILITY_PRESET hidden)
-target_include_directories(tsm_edge_model PUBLIC "${{CMAKE_CURRENT_LIST_DIR}}" PRIVATE "${{CMAKE_CURRENT_LIST_DIR}}/src")
+target_include_directories(tsm_edge_model PUBLIC "${{CMAKE_CURRENT_LIST_DIR}}"
+  PRIVATE "${{CMAKE_CURRENT_LIST_DIR}}/src")
 if(NOT CMAKE_BUILD_TYPE MATCHES "Debug")
   target_compile_options(tsm_edge_model PRIVATE -O2)
 endif()
@@ -59,7 +60,7 @@ endif()
 
 
 def runtime_sources(folder):
-    """The runtime's .c and .h files in `folder` that belong into a library (not the replay program, not the public header).
+    """The runtime's .c and .h files in `folder` that belong into a library: no replay program, no public header.
 
     Returns
     -------

@@ -29,21 +29,22 @@ def _parser():
     add = parser.add_argument
     add("--target", metavar="T", help="the device; see --list-targets")
     add("--list-targets", action="store_true", help="print all targets and leave")
-    add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one trained with the reference "
-        "repository, one of MMAction2, or our own")
+    add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one of the reference "
+        "repository, of MMAction2, or our own")
     add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure")
-    add("--arch", metavar="A", help="network: " + ", ".join(ARCHITECTURES) + " (default: the checkpoint's, else mobilenet_v2)")
-    add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: the checkpoint's, else 1.0)")
-    add("--input-size", metavar="WxH", help="network input in pixels, e.g. 224x224 (default: the checkpoint's, else 224x224)")
+    add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
+    add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: as trained, else 1.0)")
+    add("--input-size", metavar="WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
     add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
     add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
     add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
-    add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: the NDK's for Android, else zig from PyPI)")
+    add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
     add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
     add("--name", help="name of the model (default: made from the network and the classes)")
     add("--seed", type=int, default=0, help="of random weights and of the frames used in verification (default: 0)")
-    add("--frames", metavar="FILE", help="frames to verify with instead of generated ones: .npy, uint8 [T, H, W, 3] RGB, T >= 16")
+    add("--frames", metavar="FILE",
+        help="frames to verify with instead of generated ones: .npy, uint8 [T, H, W, 3] RGB, T >= 16")
     add("--json", action="store_true", help="the report as JSON on stdout")
     return parser
 
@@ -66,7 +67,8 @@ class ConsoleProgress(Progress):
         if self.status is not None:
             self.status.stop()
             self.status = None
-        self.console.print(f"{'FAIL' if failed else ' ok '} {title:<58} {seconds:7.1f} s", highlight=False, markup=False)
+        word = "FAIL" if failed else " ok "
+        self.console.print(f"{word} {title:<58} {seconds:7.1f} s", highlight=False, markup=False)
 
     def note(self, text):
         self.console.print(f"     {text}", highlight=False, markup=False)
@@ -77,8 +79,8 @@ def parse_size(text):
     match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
     size = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(32 <= side <= 2048 for side in size):
-        raise InputError("--input-size cannot be used", found=f"'{text}'", expected="WIDTHxHEIGHT, each 32 to 2048 pixels",
-                         do="for example --input-size 224x224")
+        raise InputError("--input-size cannot be used", found=f"'{text}'",
+                         expected="WIDTHxHEIGHT, each 32 to 2048 pixels", do="for example --input-size 224x224")
     return size
 
 
@@ -87,13 +89,13 @@ def read_classes(path):
     try:
         lines = Path(path).read_text(encoding="utf-8").rstrip().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the class list {path} cannot be read", found=str(error), expected="a text file, one name a line",
-                         do="check --classes") from error
+        raise InputError(f"the class list {path} cannot be read", found=str(error),
+                         expected="a text file, one name a line", do="check --classes") from error
     names = [line.strip() for line in lines]
     if not names or not all(names) or len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1 and name})
-        raise InputError(f"the class list {path} cannot be used",
-                         found="no names" if not names else f"'{twice[0]}' twice" if twice else "an empty line between names",
+        found = "no names" if not names else f"'{twice[0]}' twice" if twice else "an empty line between names"
+        raise InputError(f"the class list {path} cannot be used", found=found,
                          expected="one name a line, all different", do="correct the file")
     return names
 
@@ -120,15 +122,15 @@ def make_network(args, classes):
         choose(args.arch, ARCHITECTURES, "architecture")
     if args.random_weights:
         if args.checkpoint:
-            raise InputError("--checkpoint and --random-weights exclude each other", found="both", expected="one of them",
-                             do="leave --random-weights out to export the checkpoint")
+            raise InputError("--checkpoint and --random-weights exclude each other", found="both",
+                             expected="one of them", do="leave --random-weights out to export the checkpoint")
         return with_random_weights(args.arch or "mobilenet_v2", args.num_classes, classes=classes, width=args.width,
                                    input_size=size, seed=args.seed)
     checkpoint = args.checkpoint or default_checkpoint()
     if checkpoint is None:
         raise InputError("no weights were named", found="neither --checkpoint nor --random-weights",
                          expected="one of them (no trained model comes with this version)",
-                         do="give --checkpoint FILE; or --random-weights to try the machinery with an untrained network")
+                         do="give --checkpoint FILE, or --random-weights to try the machinery with an untrained one")
     return from_checkpoint(checkpoint, arch=args.arch, num_classes=args.num_classes, classes=classes, width=args.width,
                            input_size=size)
 
@@ -155,8 +157,9 @@ def _read_frames(path):
         raise InputError(f"the frames {path} cannot be read", found=str(error), expected="a .npy file",
                          do="write it with numpy.save") from error
     if getattr(frames, "dtype", None) != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < FRAMES:
-        raise InputError(f"the frames {path} cannot be used", found=f"{getattr(frames, 'dtype', type(frames).__name__)} "
-                         f"{getattr(frames, 'shape', '')}", expected=f"uint8 [T, H, W, 3] RGB with T >= {FRAMES}",
+        found = f"{getattr(frames, 'dtype', type(frames).__name__)} {getattr(frames, 'shape', '')}"
+        raise InputError(f"the frames {path} cannot be used", found=found,
+                         expected=f"uint8 [T, H, W, 3] RGB with T >= {FRAMES}",
                          do="pick other frames, or leave --frames out")
     return frames[:FRAMES]
 
@@ -168,7 +171,7 @@ def _next_commands(report):
         return [f"less {report.output}/README.md      # two lines of CMake put it into an app"]
     return [f"scp -r {report.output} USER@BOARD:",
             f"ssh USER@BOARD python3 {Path(report.output).name}/device/tsm_device.py --verify",
-            f"tsm-demo {report.output} --source clip.mp4 --headless      # the same network on this machine, by onnxruntime"]
+            f"tsm-demo {report.output} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
 
 
 def _main(argv):
@@ -201,20 +204,23 @@ def _main(argv):
                                     expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
     info = net.tsm_info
     effective = {
-        "target": target.name, "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
+        "target": target.name,
+        "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
         "arch": info["name"], "width": info["width"], "input-size": "{}x{}".format(*info["input_size"]),
         "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
-    console.print("options: " + ", ".join(f"{key}={value}" for key, value in effective.items()), highlight=False, markup=False)
+    echoed = ", ".join(f"{key}={value}" for key, value in effective.items())
+    console.print(f"options: {echoed}", highlight=False, markup=False)
     if not info["trained"]:
         console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
-    bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision, threads=args.threads,
-                           cc=args.cc, frames=frames, seed=args.seed, progress=progress)
+    bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
+                           threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress)
     report = bundle.report
     out = Console(soft_wrap=True)
     if args.json:
-        print(json.dumps(dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict()), indent=2))
+        values = dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict())
+        print(json.dumps(values, indent=2))
     else:
         print_report(report, out)
         out.print("next:", highlight=False)

@@ -1,8 +1,8 @@
 """The README.md inside a bundle: what it is, whether it is proven, what to copy where and what to type."""
 from __future__ import annotations
 
-UNTRAINED = ("**UNTRAINED: this network has random weights. It recognises nothing; its labels mean nothing. Use it to try the "
-             "machinery and to measure speed, and export again with `--checkpoint` for recognition.**")
+UNTRAINED = ("**UNTRAINED: this network has random weights. It recognises nothing; its labels mean nothing. Use it to "
+             "try the machinery and to measure speed, and export again with `--checkpoint` for recognition.**")
 
 _FILES = {
     "manifest.json": "what the model is, what it expects, how it was verified, hashes of all files",
@@ -26,8 +26,8 @@ def _verification(manifest):
         lines.append(f"| {check['name']} | {check['status']} | {check['frames']} | {number('max_abs_diff')} | "
                      f"{number('tolerance')} | {number('argmax_flips', '{}')} |")
     if verification["status"] == "not executed":
-        lines += ["", "**Not everything was executed**: the checks above that say so were not run where this was exported. "
-                  "Run the verification on the device before relying on it."]
+        lines += ["", "**Not everything was executed**: the checks above that say so were not run where this was "
+                  "exported. Run the verification on the device before relying on it."]
     return "\n".join(lines)
 
 
@@ -52,8 +52,9 @@ def bundle_readme(manifest, target, folder, files):
         parts += [UNTRAINED, ""]
     shape = f"{size['width']}x{size['height']}"
     parts += [
-        f"Online video recognition, one frame at a time: {len(manifest['classes'])} classes, input {shape} {size['colour']}, "
-        f"{len(caches)} caches ({values:,} values) carry the past, precision {manifest['precision']}, "
+        f"Online video recognition, one frame at a time: {len(manifest['classes'])} classes, "
+        f"input {shape} {size['colour']}, {len(caches)} caches ({values:,} values) carry the past, "
+        f"precision {manifest['precision']}, "
         f"{manifest['threads']} thread{'s' if manifest['threads'] != 1 else ''} by default.",
         "",
         "## On the device", "", target.deploy.replace("{folder}", folder).strip(), "",

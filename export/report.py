@@ -73,7 +73,7 @@ class ExportReport:
         word = {"passed": "PASSED", "failed": "FAILED"}.get(self.status, "NOT VERIFIED")
         tail = "" if self.trained else " UNTRAINED: random weights, it recognises nothing."
         why = {"passed": "verified against the torch network",
-               "failed": "a check failed"}.get(self.status, "the library was not executed here: verify it on the device")
+               "failed": "a check failed"}.get(self.status, "the library was not run here: verify it on the device")
         return f"{word} {self.name} for {self.target} in {self.output}: {why}.{tail}"
 
 

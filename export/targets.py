@@ -89,8 +89,8 @@ _ANDROID = """The folder is a CMake package. In the app's CMakeLists.txt:
     add_subdirectory({folder} tsm_edge)
     target_link_libraries(your_native_library PRIVATE tsm_edge::model)
 
-`#include <tsm_edge.h>`, and the model comes with the app's own native library (code must come with the app, it may not be
-downloaded). Link the app for pages of 16 KB (`-Wl,-z,max-page-size=16384`; NDK r28 and newer do so by default).
+`#include <tsm_edge.h>`, and the model comes with the app's own native library (code must come with the app,
+it may not be downloaded). Link the app for pages of 16 KB: `-Wl,-z,max-page-size=16384`, the default since NDK r28.
 """
 
 _ARM64 = dict(triple="aarch64-linux-gnu", os="linux", link="shared", vector_bits=128, vector_registers=32,
@@ -220,7 +220,7 @@ def detect_host():
         threads = os.cpu_count() or 1
     common = dict(name="host", os="linux", libc=f"glibc {version}" if name == "glibc" else "glibc 2.27", link="shared",
                   page_size=max(4096, os.sysconf("SC_PAGE_SIZE")), threads=threads, emulator_cpu="",
-                  deploy="The bundle runs on this machine:\n\n    tsm-verify {folder}\n    tsm-demo {folder} --source 0\n")
+                  deploy="It runs on this machine:\n\n    tsm-verify {folder}\n    tsm-demo {folder} --source 0\n")
     if machine == "aarch64":
         flags = set(_cpuinfo("features"))
         features = ["+neon"]

@@ -1,0 +1,221 @@
+"""The whole way of a network into a bundle: step network, ONNX, kernels, library, proof, folder."""
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.cli import choose
+from tsm_edge.errors import InputError
+
+from . import verify
+from .folder import check_output, list_files, new_folder
+from .report import ExportReport, Progress
+from .targets import TARGETS, get_target
+
+GOLDEN_FRAMES, GOLDEN_FRAMES_LEAST, GOLDEN_CACHE_BYTES = 6, 3, 8 << 20
+DEVICE_FILES = ("tsm_device.py", "demo.py")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What `export_bundle` wrote.
+
+    path : folder of the bundle. manifest : its manifest.json as a dict. report : measurements of this export.
+    """
+
+    path: Path
+    manifest: dict
+    report: ExportReport
+
+
+def runtime_folder(name):
+    """A folder of the installed runtimes: "c" or "device"."""
+    import tsm_edge.runtimes
+
+    return Path(tsm_edge.runtimes.__file__).resolve().parent / name
+
+
+def check_precision(precision, target):
+    """Refuse an unknown precision, and one that the target's CPU does not compute in."""
+    choose(precision, verify.RELATIVE_TOLERANCE, "precision")
+    if precision == "fp16" and not target.fp16:
+        able = ", ".join(t.name for t in TARGETS.values() if t.fp16)
+        raise InputError(f"{target.name} cannot compute in fp16", found=f"{target.cpu}, without half precision arithmetic",
+                         expected=f"a CPU that has it: {able}", do="leave --precision out for fp32")
+
+
+def verification_frames(manifest, count=verify.FRAMES, seed=0):
+    """Raw frames with image-like, moving content: uint8 [count, H0, W0, 3] RGB, larger than the network's input."""
+    from tsm_edge.sensitive import image_like_frames
+
+    size = manifest["input"]
+    width, height = round(size["width"] * 10 / 7), round(size["height"] * 15 / 14)
+    return image_like_frames(count, (width, height), seed=seed, dtype="uint8")
+
+
+def network_inputs(frames, manifest):
+    """Frames uint8 [T, H0, W0, 3] -> network inputs float32 [T, 3, H, W], by the manifest's preprocessing rule."""
+    from tsm_edge.runtimes.preprocess import preprocess
+
+    return np.stack([preprocess(frame, manifest["input"]) for frame in frames]).astype(np.float32)
+
+
+def golden_count(cache_bytes):
+    """How many frames golden.npz keeps: fewer for networks with large caches."""
+    return int(min(GOLDEN_FRAMES, max(GOLDEN_FRAMES_LEAST, GOLDEN_CACHE_BYTES // max(1, cache_bytes))))
+
+
+def write_golden(path, frames, inputs, reference):
+    """golden.npz: what `tsm-verify` and the device runner replay. The same content gives the same bytes."""
+    arrays = {"frames": frames, "inputs": inputs, "logits": reference.logits, **reference.caches}
+    np.savez_compressed(path, **{name: np.ascontiguousarray(value) for name, value in arrays.items()})
+
+
+def verify_torch(net, step, inputs, progress):
+    """The reference trace and the checks that need no export: step equals clip, logits move, caches matter.
+
+    Raises
+    ------
+    CheckFailedError
+    """
+    with progress.stage(f"step network vs clip network ({len(inputs)} frames)"):
+        reference = verify.step_trace(step, inputs)
+        clip = verify.clip_trace(net, inputs, step.cache_specs)
+        checks = [verify.compare("step network vs clip network", clip, reference)]
+        verify.require(checks, do="the network does something over time that is no shift: report its structure")
+        checks.append(verify.check_movement(reference))
+        verify.require(checks[-1:], do="use weights and frames for which the network answers differently: pass frames "
+                                       "of its own kind (--frames), or train it")
+        checks.append(verify.check_teeth(step, inputs, reference))
+        verify.require(checks[-1:], do="pass frames that move every cache (--frames), or look at the layers named")
+    return reference, checks
+
+
+def export_bundle(net, target="host", output=None, *, name=None, classes=None, input_size=None, precision="fp32",
+                  threads=None, cc=None, frames=None, seed=0, progress=None, **description):
+    """Compile a network with shifts for a device, prove the result, and write the bundle.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        Clip network made with our shift (past only), [T, 3, H, W] -> logits [T, classes]: one of ours, or your own.
+    target : str or Target
+        A name of `tsm-export --list-targets`.
+    output : path or None
+        Folder of the bundle; dist/<target> when None. Replaced if it is a bundle, refused if it is anything else.
+    name, classes, input_size, **description :
+        What the manifest says; default: what the network knows of itself (`net.tsm_info`). input_size is (width, height).
+    precision : "fp32" or "fp16"
+    threads : int or None
+        Default number of threads on the device; the target's when None.
+    cc : str or None
+        C compiler to link with.
+    frames : array or None
+        uint8 [T, H, W, 3] RGB to verify with, T >= 16; generated, image-like ones when None.
+    seed : int
+        Of the generated frames.
+    progress : Progress or None
+        Told of every stage and its time.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    InputError
+        Something cannot be exported as asked; nothing is written.
+    CheckFailedError
+        A verification did not hold; nothing is written.
+    """
+    from tsm_edge.step import StepNetwork
+
+    from .compile import build_library
+    from .describe import describe
+    from .import_onnx import import_onnx
+    from .onnx_graph import export_onnx
+    from .replay import check_library
+
+    begin = time.perf_counter()
+    progress = progress or Progress()
+    target = get_target(target)
+    check_precision(precision, target)
+    shown = os.fspath(output) if output is not None else os.path.join("dist", target.name)
+    check_output(shown)
+    if threads is not None:
+        if not 1 <= threads <= 64:
+            raise InputError("the number of threads cannot be used", found=str(threads), expected="1 to 64",
+                             do="leave it out for the target's default")
+        target = replace(target, threads=threads)
+
+    with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
+        work = Path(work)
+        with progress.stage("step network"):
+            manifest = describe(net, target, name=name, classes=classes, input_size=input_size, precision=precision,
+                                **description)
+            size = manifest["input"]["width"], manifest["input"]["height"]
+            step = StepNetwork(net, input_size=size).eval()
+            manifest["caches"] = [spec.as_dict() for spec in step.cache_specs]
+            frames = verification_frames(manifest, seed=seed) if frames is None else np.asarray(frames)[:verify.FRAMES]
+            inputs = network_inputs(frames, manifest)
+        reference, checks = verify_torch(net, step, inputs, progress)
+
+        with progress.stage("ONNX file"):
+            export_onnx(step, work / "model.onnx", manifest)
+        with progress.stage(f"ONNX vs torch ({len(inputs)} frames)"):
+            checks.append(verify.compare("ONNX vs torch", reference, verify.onnx_trace(work / "model.onnx", inputs)))
+            verify.require(checks)
+
+        with progress.stage("kernels and library"):
+            program = import_onnx(work / "model.onnx")
+            library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note)
+        with progress.stage(f"library vs torch ({len(inputs)} frames)"):
+            checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision))
+            verify.require(checks)
+
+        with progress.stage("bundle"):
+            report = _write(shown, work, manifest, target, library, checks, frames, inputs, reference)
+    report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
+    manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
+    return Bundle(Path(shown), manifest, report)
+
+
+def _write(shown, work, manifest, target, library, checks, frames, inputs, reference):
+    """Fill the folder and rename it into place; returns the report."""
+    from .android import write_cmake_package
+    from .readme import bundle_readme
+
+    cache_bytes = sum(4 * int(np.prod(cache["shape"])) for cache in manifest["caches"])
+    count = golden_count(cache_bytes)
+    with new_folder(shown) as folder:
+        shutil.copyfile(work / "model.onnx", folder / "model.onnx")
+        if target.link == "static":
+            write_cmake_package(folder, library.path, runtime_folder("c"), target)
+        else:
+            shutil.copyfile(library.path, folder / library.path.name)
+            shutil.copyfile(runtime_folder("c") / "tsm_edge.h", folder / "tsm_edge.h")
+        write_golden(folder / "golden.npz", frames[:count], inputs[:count], reference.head(count))
+        if target.os == "linux":
+            (folder / "device").mkdir()
+            for file in DEVICE_FILES:
+                shutil.copyfile(runtime_folder("device") / file, folder / "device" / file)
+        manifest = dict(manifest, verification=verify.summary(checks))
+        names = [entry["path"] for entry in list_files(folder)]
+        readme = bundle_readme(manifest, target, Path(shown).name, names)
+        (folder / "README.md").write_text(readme, encoding="utf-8")
+        manifest["files"] = list_files(folder)
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return ExportReport(
+        name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
+        precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],
+        checks=checks, files=manifest["files"], library=library.path.name, library_bytes=library.path.stat().st_size,
+        macs=library.macs, cache_bytes=cache_bytes, workspace_bytes=library.workspace_bytes,
+        weight_bytes=library.weight_bytes, kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
+        notes=list(library.notes))
