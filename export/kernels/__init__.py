@@ -1,0 +1,55 @@
+"""Our TensorIR kernels: `build` makes one for an operation of the step program, `fuse` decides what is fused first.
+
+Each module has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations. A kernel's tensors are
+flat buffers, row-major; activations are (h, w, c).
+"""
+from __future__ import annotations
+
+import importlib
+
+from tsm_edge.export import program
+
+# operation -> module here that builds it
+_BUILDERS = {
+    program.Dense: "dense",
+    program.InvertedResidual: "inverted_residual",
+    program.Pool: "pool",
+    program.GlobalAveragePool: "pool",
+    program.Add: "copy",
+    program.ApplySplice: "copy",
+    program.Layout: "copy",
+}
+
+
+def build(op, shapes, target, precision="fp32"):
+    """The kernel for one operation.
+
+    Parameters
+    ----------
+    op : an operation of tsm_edge.export.program
+    shapes : dict of tensor name -> shape, as in Program.shapes
+    target : targets.Target
+    precision : "fp32" or "fp16"
+
+    Returns
+    -------
+    Kernel, or None where there is no kernel of ours for it.
+    """
+    name = _conv_builder(op) if isinstance(op, program.Conv) else _BUILDERS.get(type(op))
+    if name is None:
+        return None
+    return importlib.import_module(f"{__name__}.{name}").build(op, shapes, target, precision)
+
+
+def _conv_builder(op):
+    if op.groups == 1:
+        pointwise = tuple(op.weight.shape[2:]) == (1, 1) and not any(op.padding)
+        return "pointwise" if pointwise else "conv"
+    return "depthwise" if op.weight.shape[1] == 1 else None
+
+
+def fuse(step, target):
+    """The program with operations fused where that pays on `target`; see fuse.py."""
+    from tsm_edge.export.kernels import fuse as module
+
+    return module.fuse(step, target)

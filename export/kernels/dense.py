@@ -1,0 +1,30 @@
+"""Fully connected layers: a matrix times one vector."""
+from __future__ import annotations
+
+from tsm_edge.export.kernels import sweep, tile
+from tsm_edge.export.kernels.base import Kernel, TensorArg, WeightArg
+from tsm_edge.export.kernels.emit import Emitter
+from tsm_edge.export.kernels.names import clip_name
+
+
+def build(op, shapes, target, precision="fp32"):
+    """The kernel of a program.Dense: out = clip(weight @ x + bias)."""
+    if precision != "fp32":
+        return None
+    oc, ic = op.weight.shape
+    symbol = f"dense_{ic}_{oc}" + clip_name(op.clip)
+    groups = tile.split_channels(oc, target.lanes, 8)
+    packed = tile.pack_panels(op.weight.T, op.bias, groups)
+    e = Emitter()
+    x, weights, out = e.param("x", ic), e.param("weights", packed.size), e.param("out", oc)
+
+    def body(block, index, group, panel):
+        at = e.bind(tile.panel_offset(group, panel, ic))
+        acc = tile.Tile(e, target, 1, group.chunks)
+        acc.start(weights, at)
+        acc.multiply([tile.Span(x, 0, (0,), ic)], weights, at + group.width)
+        acc.finish(tile.Rows(out, group.channel(panel), (0,)), group.valid, op.clip)
+
+    sweep.over_panels(e, sweep.blocks(1, 1, 1), groups, body)
+    args = (TensorArg(op.x, (ic,)), WeightArg(packed), TensorArg(op.out, (oc,)))
+    return Kernel(symbol, "dense", e.function(symbol), args, ic * oc)

@@ -1,0 +1,297 @@
+"""The register tile: rows x channels of a matrix product, held in vector registers. Every convolution is made of it.
+
+    out[row, c] = clip(bias[c] + sum over k of x[row, k] * w[k, c] + residual[row, c])
+
+Output channels are cut into *panels* (`split_channels`), a panel into vectors ("chunks"). Weights are packed panel after
+panel, each as [1 + K][width], bias first, so that a panel is read front to back (`pack_panels`; `panel_offset` finds
+one). A *row* is one output pixel; rows of a tile lie at fixed distances, known when the code is made.
+
+    shape = tile_shape(target)                                    # rows and vectors that fill the registers
+    groups = split_channels(oc, target.lanes, shape.vectors)
+    packed = pack_panels(weight.T, bias, groups)                  # weight.T: [K, oc]
+    for group in groups:
+        with e.loop(group.count) as p:
+            panel = e.bind(panel_offset(group, p, K))             # element offset of the panel in `packed`
+            tile = Tile(e, target, rows, group.chunks)
+            tile.start(w, panel)                                  # accumulators = bias
+            tile.multiply([Span(x, base, steps, K)], w, panel + group.width)
+            tile.finish(Rows(out, out_base + group.channel(p), out_steps), group.valid, clip, residual=Rows(...))
+
+`multiply` may be called several times on one tile (K in pieces), under loops and `e.when` too. A splice is two spans: the
+cache's channels and the input's own. Reads never leave [first element of the first row, last element of the last row).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tsm_edge.export.kernels.emit import clipped, fma, lane, part, splat
+
+
+@dataclass(frozen=True)
+class TileShape:
+    """rows x vectors accumulators, so that everything a tile needs fits the vector registers."""
+
+    rows: int
+    vectors: int
+
+
+def tile_shape(target):
+    """The biggest tile of `target`'s registers.
+
+    With multiplication by one lane each row holds a vector of its own inputs; otherwise inputs are broadcast from memory.
+    """
+    if target.fma_by_element:
+        return TileShape(7, 3)  # 21 accumulators, 7 inputs, 3 weights of 32 registers
+    if target.vector_registers >= 32:
+        return TileShape(14, 2)  # 28 accumulators, 2 weights, 1 broadcast
+    return TileShape(6, 2)  # 12 accumulators, 2 weights, 1 broadcast of 16
+
+
+@dataclass(frozen=True)
+class Group:
+    """`count` panels of the same form, from output channel `start` on.
+
+    chunks : lanes of each vector of the panel; width : their sum (channels as packed); valid : channels that exist
+    (the last panel of an odd channel count is packed with zeros up to a multiple of 4).
+    """
+
+    start: int
+    count: int
+    chunks: tuple[int, ...]
+    valid: int
+
+    @property
+    def width(self):
+        return sum(self.chunks)
+
+    def channel(self, panel):
+        """First output channel of panel number `panel` (an int or an expression) of the group."""
+        return self.start + panel * self.width
+
+
+def split_channels(channels, lanes, most):
+    """Cut `channels` into panels of at most `most` vectors, as even as they come.
+
+    Returns
+    -------
+    list of Group; vectors have `lanes` lanes, but for the last channels, which take narrower ones (down to 4 lanes).
+    """
+    chunks = [lanes] * (channels // lanes)
+    left = channels % lanes
+    width = lanes
+    while left > 0:
+        width = max(4, width // 2)
+        while left >= width or (width == 4 and left > 0):
+            chunks.append(width)
+            left -= width
+    panels = -(-len(chunks) // most)
+    groups, start = [], 0
+    for index in range(panels):
+        take = -(-len(chunks) // (panels - index))
+        panel, chunks = tuple(chunks[:take]), chunks[take:]
+        valid = min(sum(panel), channels - start)
+        last = groups[-1] if groups else None
+        if last and last.chunks == panel and last.valid == valid:
+            groups[-1] = Group(last.start, last.count + 1, panel, valid)
+        else:
+            groups.append(Group(start, 1, panel, valid))
+        start += valid
+    return groups
+
+
+def pack_panels(matrix, bias, groups, dtype="float32"):
+    """Pack a weight matrix [K, channels] and bias [channels] as the tile reads them: per panel [1 + K][width], flat."""
+    packed = []
+    rows = np.concatenate([np.asarray(bias)[None, :], np.asarray(matrix)], axis=0).astype(dtype)
+    for group in groups:
+        for index in range(group.count):
+            start = group.channel(index)
+            panel = np.zeros((rows.shape[0], group.width), dtype)
+            panel[:, :group.valid] = rows[:, start:start + group.valid]
+            packed.append(panel.reshape(-1))
+    return np.concatenate(packed)
+
+
+def panel_offset(group, panel, depth):
+    """Where panel number `panel` of `group` starts in what pack_panels made; depth is K."""
+    return (1 + depth) * group.channel(panel)
+
+
+def split_rows(total, most):
+    """Cut `total` rows into tiles of at most `most`, all equal or of two neighbouring sizes: [(start, count, size)]."""
+    if total <= 0:
+        return []
+    tiles = -(-total // most)
+    size = -(-total // tiles)
+    small = tiles * size - total
+    out = [(0, tiles - small, size)]
+    if small:
+        out.append(((tiles - small) * size, small, size - 1))
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where the rows of a tile lie: row i starts at buffer[base + steps[i]]. base may be an expression, steps are ints."""
+
+    buffer: object
+    base: object
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """`count` input channels that lie side by side: row i has them at buffer[base + steps[i] : + count]."""
+
+    buffer: object
+    base: object
+    steps: tuple[int, ...]
+    count: int
+
+
+class Tile:
+    """rows x chunks accumulators, with the code that fills and stores them. See the module's text."""
+
+    def __init__(self, e, target, rows, chunks, dtype="float32"):
+        self.e, self.rows, self.chunks, self.dtype = e, rows, tuple(chunks), dtype
+        self.by_lane = target.lanes if target.fma_by_element else 0
+        self.width = sum(chunks)
+        self._acc = [[e.vector(lanes, dtype) for lanes in self.chunks] for _ in range(rows)]
+
+    def _weights(self, weights, offset):
+        vectors, at = [], 0
+        for lanes in self.chunks:
+            vectors.append(self.e.bind(self.e.load(weights, offset + at, lanes), "w"))
+            at += lanes
+        return vectors
+
+    def start(self, weights, offset):
+        """Accumulators = the bias at weights[offset : offset + width], the same for each row."""
+        for j, bias in enumerate(self._weights(weights, offset)):
+            for row in self._acc:
+                row[j].set(bias)
+
+    def zero(self):
+        """Accumulators = 0."""
+        for row in self._acc:
+            for register in row:
+                register.set(splat(0.0, register.lanes, self.dtype))
+
+    def multiply(self, spans, weights, offset):
+        """Accumulators += x @ w. The spans' channels follow one another; their weights [K][width] start at `offset`."""
+        for span in spans:
+            if self.by_lane:
+                self._multiply_by_lane(span, weights, offset)
+            else:
+                self._multiply_by_broadcast(span, weights, offset)
+            offset = offset + span.count * self.width
+
+    def _step(self, inputs, weights, offset):
+        """One k: acc[i][j] += inputs[i] * w[j]."""
+        vectors = self._weights(weights, offset)
+        for i, value in enumerate(inputs):
+            for j, lanes in enumerate(self.chunks):
+                register = self._acc[i][j]
+                register.set(fma(splat(value, lanes), vectors[j], register.get()))
+
+    def _multiply_by_broadcast(self, span, weights, offset):
+        def step(k):
+            inputs = [self.e.bind(self.e.load(span.buffer, span.base + step + k)) for step in span.steps]
+            self._step(inputs, weights, offset + k * self.width)
+
+        if span.count <= 4:
+            for k in range(span.count):
+                step(k)
+        else:
+            with self.e.loop(span.count) as k:
+                step(k)
+
+    def _multiply_by_lane(self, span, weights, offset):
+        size = self.by_lane
+
+        def group(first, count=size):
+            """`count` (<= size) channels from `first` on; each row's are loaded at once."""
+            rows = [self._row_vector(span, i, first, count) for i in range(self.rows)]
+            for u in range(count):
+                self._step([row(u) for row in rows], weights, offset + (first + u) * self.width)
+
+        whole = span.count // size
+        if whole <= 2:
+            for g in range(whole):
+                group(g * size)
+        else:  # two groups a turn, for less loop overhead
+            with self.e.loop(whole // 2) as g:
+                group(g * (2 * size))
+                group(g * (2 * size) + size)
+            if whole % 2:
+                group((whole - 1) * size)
+        if span.count % size:
+            group(whole * size, span.count % size)
+
+    def _row_vector(self, span, i, first, count):
+        """Load channels [first, first + count) of row i; returns a function lane number -> scalar.
+
+        A vector that would read too far starts earlier instead, or is loaded in smaller pieces.
+        """
+        e, size, at = self.e, self.by_lane, span.steps[i] + first
+        if count < size:
+            low, high = span.steps[0], span.steps[-1] + span.count  # both inside what the tile reads
+            shift = 0 if at + size <= high else size - count
+            if at - shift < low:
+                return self._row_pieces(span, at, count)
+        else:
+            shift = 0
+        vector = e.bind(e.load(span.buffer, span.base + (at - shift), size), "x")
+        return lambda u: e.bind(lane(vector, u + shift), "s")
+
+    def _row_pieces(self, span, at, count):
+        scalars = [self.e.bind(self.e.load(span.buffer, span.base + (at + u)), "s") for u in range(count)]
+        return lambda u: scalars[u]
+
+    def finish(self, out, valid=None, clip=None, residual=None):
+        """Store clip(accumulators + residual) to the rows of `out`, the first `valid` channels of the tile.
+
+        out, residual : Rows at the tile's first channel.
+        """
+        e, left = self.e, self.width if valid is None else valid
+        at = 0
+        for j, lanes in enumerate(self.chunks):
+            for start, count in pieces(min(lanes, left - at)):
+                for i in range(self.rows):
+                    value = self._acc[i][j].get()
+                    if count != lanes:
+                        value = e.bind(value)
+                        value = lane(value, start) if count == 1 else part(value, start, count)
+                    if residual is not None:
+                        place = residual.base + (residual.steps[i] + at + start)
+                        value = value + e.load(residual.buffer, place, count)
+                    e.store(out.buffer, out.base + (out.steps[i] + at + start), clipped(value, clip, count), count)
+            at += lanes
+
+
+def pieces(count, largest=64):
+    """Cut `count` elements into powers of two: [(start, size)]."""
+    out, start = [], 0
+    size = largest
+    while size:
+        while count - start >= size:
+            out.append((start, size))
+            start += size
+        size //= 2
+    return out
+
+
+def copy(e, source, source_offset, out, out_offset, count, lanes):
+    """out[out_offset : + count] = source[source_offset : + count], in vectors of at most `lanes`; count is an int."""
+    vectors = count // lanes
+    if vectors > 8:
+        with e.loop(vectors) as i:
+            e.store(out, out_offset + i * lanes, e.load(source, source_offset + i * lanes, lanes), lanes)
+        first = vectors * lanes
+    else:
+        first = 0
+    for start, size in pieces(count - first, lanes):
+        start += first
+        e.store(out, out_offset + start, e.load(source, source_offset + start, size), size)
