@@ -47,8 +47,8 @@ def check_precision(precision, target):
     choose(precision, verify.RELATIVE_TOLERANCE, "precision")
     if precision == "fp16" and not target.fp16:
         able = ", ".join(t.name for t in TARGETS.values() if t.fp16)
-        raise InputError(f"{target.name} cannot compute in fp16", found=f"{target.cpu}, without half precision arithmetic",
-                         expected=f"a CPU that has it: {able}", do="leave --precision out for fp32")
+        raise InputError(f"{target.name} cannot compute in fp16", found=f"{target.cpu}, without half precision",
+                         expected=f"a CPU that computes in it: {able}", do="leave --precision out for fp32")
 
 
 def verification_frames(manifest, count=verify.FRAMES, seed=0):
@@ -65,6 +65,15 @@ def network_inputs(frames, manifest):
     from tsm_edge.runtimes.preprocess import preprocess
 
     return np.stack([preprocess(frame, manifest["input"]) for frame in frames]).astype(np.float32)
+
+
+def count_outputs(step, size):
+    """Number of logits of a step network, by running it once."""
+    import torch
+
+    with torch.no_grad():
+        logits = step(torch.zeros(1, 3, size[1], size[0]), *step.zero_caches())[0]
+    return int(logits.shape[-1])
 
 
 def golden_count(cache_bytes):
@@ -111,7 +120,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     output : path or None
         Folder of the bundle; dist/<target> when None. Replaced if it is a bundle, refused if it is anything else.
     name, classes, input_size, **description :
-        What the manifest says; default: what the network knows of itself (`net.tsm_info`). input_size is (width, height).
+        What the manifest says; default: what the network says of itself (`net.tsm_info`). input_size: (width, height).
     precision : "fp32" or "fp16"
     threads : int or None
         Default number of threads on the device; the target's when None.
@@ -138,7 +147,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     from tsm_edge.step import StepNetwork
 
     from .compile import build_library
-    from .describe import describe
+    from .describe import describe, network_info
     from .import_onnx import import_onnx
     from .onnx_graph import export_onnx
     from .replay import check_library
@@ -158,11 +167,11 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
         work = Path(work)
         with progress.stage("step network"):
-            manifest = describe(net, target, name=name, classes=classes, input_size=input_size, precision=precision,
-                                **description)
-            size = manifest["input"]["width"], manifest["input"]["height"]
-            step = StepNetwork(net, input_size=size).eval()
-            manifest["caches"] = [spec.as_dict() for spec in step.cache_specs]
+            _, size = network_info(net, input_size)
+            step = StepNetwork(net.eval(), input_size=size).eval()
+            outputs = count_outputs(step, size)
+            manifest = describe(net, step, target, outputs, name=name, classes=classes, input_size=size,
+                                precision=precision, **description)
             frames = verification_frames(manifest, seed=seed) if frames is None else np.asarray(frames)[:verify.FRAMES]
             inputs = network_inputs(frames, manifest)
         reference, checks = verify_torch(net, step, inputs, progress)
@@ -211,7 +220,8 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
         readme = bundle_readme(manifest, target, Path(shown).name, names)
         (folder / "README.md").write_text(readme, encoding="utf-8")
         manifest["files"] = list_files(folder)
-        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
     return ExportReport(
         name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],

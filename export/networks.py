@@ -13,10 +13,11 @@ def _check_class_count(classes, num_classes, whose):
 
 def _width(arch, width):
     if width is not None and arch != "mobilenet_v2":
-        raise InputError(f"{arch} has no width multiplier", found=f"--width {width:g}", expected="mobilenet_v2, or no --width",
-                         do="leave --width out")
+        raise InputError(f"{arch} has no width multiplier", found=f"--width {width:g}",
+                         expected="mobilenet_v2, or no --width", do="leave --width out")
     if width is not None and not 0.1 <= width <= 4:
-        raise InputError("--width cannot be used", found=f"{width:g}", expected="0.1 to 4", do="for example --width 1.4")
+        raise InputError("--width cannot be used", found=f"{width:g}", expected="0.1 to 4",
+                         do="for example --width 1.4")
     return {} if width is None else {"width": width}
 
 
@@ -47,7 +48,8 @@ def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, 
     from tsm_edge.sensitive import image_like_frames, make_sensitive
 
     if num_classes is not None and num_classes < 2:
-        raise InputError("--num-classes cannot be used", found=str(num_classes), expected="at least 2", do="for example 27")
+        raise InputError("--num-classes cannot be used", found=str(num_classes), expected="at least 2",
+                         do="for example --num-classes 27")
     count = num_classes or (len(classes) if classes else 27)
     _check_class_count(classes, count, "--num-classes")
     size = input_size or (224, 224)
@@ -68,8 +70,8 @@ def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=No
     from tsm_edge.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    for option, given, found in (("--arch", arch, checkpoint.arch), ("--num-classes", num_classes, checkpoint.num_classes),
-                                 ("--width", width, checkpoint.width)):
+    for option, given, found in (("--arch", arch, checkpoint.arch), ("--width", width, checkpoint.width),
+                                 ("--num-classes", num_classes, checkpoint.num_classes)):
         if given is not None and given != found:
             raise InputError(f"{option} does not fit the checkpoint {path}", found=f"{option} {given}",
                              expected=f"{found}, as the file has it", do=f"leave {option} out, or pick another file")

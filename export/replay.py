@@ -21,6 +21,7 @@ TIMEOUT_SECONDS = 3600
 _SYSROOTS = {"aarch64": ("/usr/aarch64-linux-gnu",), "armv7l": ("/usr/arm-linux-gnueabihf",)}
 _LOADERS = {"aarch64": "lib/ld-linux-aarch64.so.1", "armv7l": "lib/ld-linux-armhf.so.3"}
 _MUSL = {"aarch64": "aarch64-linux-musl", "armv7l": "arm-linux-musleabihf", "x86_64": "x86_64-linux-musl"}
+_GNU = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
 _EMULATORS = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm", "x86_64": "qemu-x86_64"}
 
 
@@ -77,8 +78,7 @@ def _run(command, what):
 
 def _zig_gnu(target):
     version = target.libc.split()[-1]
-    triple = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}[target.arch]
-    return f"{triple}.{version}"
+    return f"{_GNU[target.arch]}.{version}"
 
 
 def build_replay(library, target, runtime, work, static):
@@ -105,12 +105,12 @@ def build_replay(library, target, runtime, work, static):
     include = ["-I", str(runtime)]
     if static:
         sources, _ = runtime_sources(runtime)
-        _run([*zig(), "cc", "-target", _MUSL[target.arch], "-O2", "-std=gnu11", "-static", "-DTSM_REPLAY_STATIC", *include,
-              runtime / "tsm_replay.c", *sources, "-Wl,--start-group", library.archive, "-Wl,--end-group", "-lm",
-              "-lpthread", "-o", program], "linking the static replay program")
+        _run([*zig(), "cc", "-target", _MUSL[target.arch], "-O2", "-std=gnu11", "-static", "-DTSM_REPLAY_STATIC",
+              *include, runtime / "tsm_replay.c", *sources, library.archive, "-lm", "-lpthread", "-o", program],
+             "linking the static replay program")
         return [str(program), "-"]
-    _run([*zig(), "cc", "-target", _zig_gnu(target), "-O2", "-std=gnu11", *include, runtime / "tsm_replay.c", "-ldl", "-o",
-          program], "linking the replay program")
+    _run([*zig(), "cc", "-target", _zig_gnu(target), "-O2", "-std=gnu11", *include, runtime / "tsm_replay.c", "-ldl",
+          "-o", program], "linking the replay program")
     return [str(program), str(library.path)]
 
 
@@ -175,12 +175,14 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
             prefix = [*prefix, "-L", folder]
         else:
             static = True
-            how += ", the same compiled network linked with musl libc (no glibc of the target's architecture is installed)"
+            how += ", the same compiled network linked with musl libc (no glibc of this architecture is installed)"
     try:
         command = build_replay(library, target, runtime, work, static)
         trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, 0)
         how += f", {threads} thread{'s' if threads != 1 else ''}"
-        check = verify.compare(NAME, reference, trace, precision, detail=how if prefix else f"{how}, {mean_ms:.1f} ms a frame")
+        if not prefix:
+            how += f", {mean_ms:.1f} ms a frame"
+        check = verify.compare(NAME, reference, trace, precision, detail=how)
         if check.status == FAILED or threads == 1:
             return check
         few = min(3, len(inputs))

@@ -9,8 +9,8 @@ import pytest
 
 PLAN = r"""
 #include "tsm_plan.h"
-/* 4x4x3 frame, one cache (4, 4, 1), two logits: logits[k] = (k + 1) * (sum of the frame + twice the cache's last value);
- * the next cache is the frame's first channel. */
+/* 4x4x3 frame, one cache (4, 4, 1), two logits: logits[k] = (k + 1) * (sum of the frame + twice the cache's last
+ * value); the next cache is the frame's first channel. */
 static int step(void *self, const tsm_ffi_any *args, int32_t n, tsm_ffi_any *result) {
   (void)self, (void)result;
   if (n != 4) return -1;

@@ -101,7 +101,8 @@ def test_unusable_frames_are_refused(capsys, tmp_path, frames, word):
 
 def test_a_missing_checkpoint_is_refused(capsys, tmp_path):
     pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
-    text = refuse(capsys, "--target", "host", "--checkpoint", str(tmp_path / "none.pth"), "--output", str(tmp_path / "b"))
+    text = refuse(capsys, "--target", "host", "--checkpoint", str(tmp_path / "none.pth"), "--output",
+                  str(tmp_path / "b"))
     assert "none.pth" in text and os.listdir(tmp_path) == []
 
 
