@@ -170,8 +170,7 @@ class Actor:
         if low is not None:
             relaxed[1] = first[1] + self.between(0.1, 0.5)
         relaxed[3:6] += np.radians(self.rng.uniform(-25, 25, 3))
-        away = changed(relaxed, y=ABSENT_Y) if low is None else changed(relaxed, x=np.sign(low) * ABSENT_Y)
-        track = Track(away, handed)
+        track = Track(changed(relaxed, y=ABSENT_Y), handed)
         track.to(relaxed, 0.05).to(first, self.between(0.3, 0.6))
         return track
 
@@ -344,7 +343,7 @@ class Actor:
         # The fist lies on its side, palm or back to the camera; the thumb points up, or down.
         back = self.chance(0.4)
         roll = (-90 if up else 90) * (-1 if back else 1)
-        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-25, 25), pitch=self.between(-15, 30),
+        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-22, 22), pitch=self.between(-15, 20),
                     roll=roll + self.between(-18, 18), flex=THUMB_ONLY, spread=0.0, thumb=self.between(0.55, 0.95),
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))
@@ -372,7 +371,9 @@ class Actor:
         """Movements that are none of the named ones: wandering, scratching, circling, grasping, pointing."""
         rng = self.rng
         kind = rng.choice(["wander", "scratch", "circle", "grasp", "point", "raise"])
-        flex = [OPEN, RELAXED, FIST, POINT][rng.integers(4)] if kind != "point" else POINT
+        # A flat hand that only rises is a stop sign: the open hand is left to circling and grasping.
+        flex = {"point": POINT, "scratch": RELAXED, "raise": (RELAXED, FIST, POINT)[rng.integers(3)]}.get(
+            kind, (OPEN, RELAXED, FIST, POINT)[rng.integers(4)])
         base = pose(**self.centre(0.4, 0.3), **self.angles(60, 30, 40), flex=flex, spread=self.between(0, 0.5),
                     elbow=self.elbow())
         if kind == "scratch":
@@ -389,12 +390,14 @@ class Actor:
                 target[:2] = rng.uniform(-0.6, 0.6, 2) * (self.half_w, self.half_h)
                 target[2] = self.between(-0.3, 0.4)
                 target[3:6] += np.radians(rng.uniform(-40, 40, 3))
-                target[6:11] = np.clip(rng.uniform(0, 0.7) + rng.uniform(-0.15, 0.15, 5), 0, 1)
+                target[6:11] = np.clip(rng.uniform(0.3, 0.8) + rng.uniform(-0.15, 0.15, 5), 0, 1)
                 track.to(target, self.between(0.35, 0.6))
         elif kind == "raise":
             track.hold(0.02)
         else:
             rate, size = self.between(0.8, 1.6), self.between(0.25, 0.45)
+            if kind == "grasp":  # open and shut at least twice, or it would be a zoom
+                rate = self.between(2.2, 3.2) / seconds
 
             def move(t, u):
                 out = np.zeros((len(t), POSE_SIZE))

@@ -205,7 +205,7 @@ class Lens:
     def __init__(self, rng, width, height, t_rng):
         self.rng = t_rng
         self.blur = rng.uniform(0.3, 1.1) * max(width, height) / 160 if rng.random() < 0.45 else 0
-        gain = rng.uniform(0.7, 1.25) * rng.uniform(0.9, 1.1, 3)
+        gain = rng.uniform(0.65, 1.08) * rng.uniform(0.93, 1.07, 3)
         gamma = rng.uniform(0.75, 1.35)
         x = np.arange(256) / 255
         curve = x[:, None] ** gamma * gain + rng.uniform(-0.03, 0.06)
