@@ -15,9 +15,9 @@ _BUILDERS = {
     program.InvertedResidual: "inverted_residual",
     program.Pool: "pool",
     program.GlobalAveragePool: "pool",
-    program.Add: "copy",
-    program.ApplySplice: "copy",
-    program.Layout: "copy",
+    program.Add: "elementwise",
+    program.ApplySplice: "elementwise",
+    program.Layout: "elementwise",
 }
 
 
