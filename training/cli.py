@@ -1,29 +1,46 @@
 """Entry points of the training room's commands. Each imports its own part, so that none needs the others' packages."""
+import importlib
+
+from ..cli import run
+from ..errors import MissingComponentError
+
+_PACKAGES = {"cv2": "opencv-python-headless", "torch": "torch", "rich": "rich", "tensorboard": "tensorboard",
+             "matplotlib": "matplotlib"}
+
+
+def _start(module, command, argv):
+    try:
+        part = importlib.import_module(f".{module}", __package__)
+    except ModuleNotFoundError as error:
+        missing = _PACKAGES.get((error.name or "").split(".")[0])
+        if missing is None:
+            raise
+        extra = "demo" if command == "tsm-gestures" else "train"
+        problem = MissingComponentError(f"{command} needs {missing}", found="not installed", expected=missing,
+                                        do=f"pip install 'tsm-edge[{extra}]'")
+
+        def refuse(argv):
+            raise problem
+
+        return run(refuse, argv)
+    return part.main(argv)
 
 
 def train_main(argv=None):
     """tsm-train."""
-    from .train import main
-
-    return main(argv)
+    return _start("train", "tsm-train", argv)
 
 
 def eval_main(argv=None):
     """tsm-eval."""
-    from .evaluate import main
-
-    return main(argv)
+    return _start("evaluate", "tsm-eval", argv)
 
 
 def record_main(argv=None):
     """tsm-record."""
-    from .record import main
-
-    return main(argv)
+    return _start("record", "tsm-record", argv)
 
 
 def gestures_main(argv=None):
     """tsm-gestures."""
-    from .gestures_cli import main
-
-    return main(argv)
+    return _start("gestures_cli", "tsm-gestures", argv)

@@ -13,8 +13,9 @@ from ..cli import choose
 from ..errors import InputError
 from .gestures_draw import Camera, Look, hand_parts, paint
 from .gestures_labels import BACKGROUND_CLASSES, CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
-from .gestures_motion import ABSENT_Y, Actor, Performance, Track, pose, sway, tremor
+from .gestures_motion import Actor
 from .gestures_scene import FAMILIES, Lens, Mover, Person, background
+from .gestures_track import ABSENT_Y, Performance, Track, pose, sway, tremor
 
 SPLITS = {"train": (0, 100_000_000), "val": (100_000_000, 110_000_000), "test": (110_000_000, 120_000_000)}
 """Seeds [first, end) of each split."""

@@ -1,15 +1,8 @@
 """What the rendered gestures are called, and what a mirror or a film run backwards makes of each name."""
 
-CLASSES = (
-    "Doing other things", "Drumming Fingers", "No gesture", "Pulling Hand In", "Pulling Two Fingers In",
-    "Pushing Hand Away", "Pushing Two Fingers Away", "Rolling Hand Backward", "Rolling Hand Forward",
-    "Shaking Hand", "Sliding Two Fingers Down", "Sliding Two Fingers Left", "Sliding Two Fingers Right",
-    "Sliding Two Fingers Up", "Stop Sign", "Swiping Down", "Swiping Left", "Swiping Right", "Swiping Up",
-    "Thumb Down", "Thumb Up", "Turning Hand Clockwise", "Turning Hand Counterclockwise",
-    "Zooming In With Full Hand", "Zooming In With Two Fingers", "Zooming Out With Full Hand",
-    "Zooming Out With Two Fingers",
-)
-"""All 27 Jester labels, in the published checkpoint's order."""
+import re
+
+from ..jester import CLASSES
 
 CORE_CLASSES = (
     "Doing other things", "Drumming Fingers", "No gesture", "Pulling Hand In", "Pushing Hand Away",
@@ -47,3 +40,8 @@ REVERSED = _both_ways(
     ("Zooming In With Two Fingers", "Zooming Out With Two Fingers"),
 )
 """Label of the clip played backwards. Held poses and oscillations stay what they are."""
+
+
+def slug(name):
+    """Letters and digits joined by '-', lower case: "Swiping Left" and "swiping_left" are one name."""
+    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))

@@ -2,7 +2,7 @@
 import cv2
 import numpy as np
 
-from .gestures_motion import sway
+from .gestures_track import sway
 
 FAMILIES = {"train": ("room", "noise", "shapes", "gradient", "stripes"), "val": ("bricks", "bokeh"),
             "test": ("cells", "marble")}

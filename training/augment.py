@@ -1,0 +1,191 @@
+"""Changes to training clips. A clip is uint8 RGB [T, h, w, 3]; every frame of a clip is changed alike.
+
+A transform is called as `transform(clip, label, rng)` and returns `(clip, label)`: those that turn directions around
+(`Mirror`, `Backwards`) change the label with the picture, by a declared map, and leave clips alone whose opposite is
+not among the classes.
+"""
+import re
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+from .gestures_labels import MIRRORED, REVERSED, slug
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_SIDES = re.compile(r"(^|-)(left|right|leftwards?|rightwards?|clockwise|counterclockwise|anticlockwise)(-|$)")
+_TIMES = re.compile(r"(^|-)(left|right|up|down|in|out|away|towards?|forwards?|backwards?|clockwise|counterclockwise|"
+                    r"anticlockwise|open|opening|close|closing)(-|$)")
+
+
+def _label_map(classes, known, pairs, words, what):
+    index = {slug(name): i for i, name in enumerate(classes)}
+    table = {slug(a): slug(b) for a, b in known.items()}
+    for a, b in pairs:
+        for name in (a, b):
+            if slug(name) not in index:
+                raise InputError(f"{what} names an unknown class", found=name, expected=", ".join(classes),
+                                 do="name two classes of this data set")
+        table[slug(a)], table[slug(b)] = slug(b), slug(a)
+    unknown = [c for c in classes if slug(c) not in table and words.search(slug(c))]
+    if unknown:
+        raise InputError(f"{what}: classes that seem to have a direction are not declared", found=", ".join(unknown),
+                         expected="each of them paired with its opposite, or with itself",
+                         do="declare pairs, for example (\"swipe-left\", \"swipe-right\"), or switch it off")
+    return np.array([index.get(table.get(slug(c), slug(c)), -1) for c in classes], np.int64)
+
+
+def mirror_map(classes, pairs=()):
+    """Class index of each class's mirror image, int64 [classes]; -1 where that is not among the classes.
+
+    Jester's names are known. Other names with a side in them ("left", "clockwise", ...) must be declared.
+
+    Parameters
+    ----------
+    classes : list of str
+    pairs : iterable of (str, str)
+        Classes that change into each other; `(a, a)` declares that a class stays.
+
+    Raises
+    ------
+    InputError
+        A class with a side in its name is not declared, or a pair names no class.
+    """
+    return _label_map(classes, MIRRORED, pairs, _SIDES, "mirroring")
+
+
+def backwards_map(classes, pairs=()):
+    """As `mirror_map`, for clips played backwards."""
+    return _label_map(classes, REVERSED, pairs, _TIMES, "playing backwards")
+
+
+class Mirror:
+    """Left and right exchanged with probability `p`, the label by `label_map` (from `mirror_map`)."""
+
+    def __init__(self, label_map, p=0.5):
+        self.label_map, self.p = np.asarray(label_map), p
+
+    def apply(self, clip):
+        return np.ascontiguousarray(clip[:, :, ::-1])
+
+    def __call__(self, clip, label, rng):
+        if rng.random() >= self.p or self.label_map[label] < 0:
+            return clip, label
+        return self.apply(clip), int(self.label_map[label])
+
+
+class Backwards(Mirror):
+    """Played backwards with probability `p`, the label by `label_map` (from `backwards_map`)."""
+
+    def apply(self, clip):
+        return np.ascontiguousarray(clip[::-1])
+
+
+class MultiScaleCrop:
+    """One crop per clip, its sides drawn from `scales` of the shorter side (at most `distort` apart), resized.
+
+    Parameters
+    ----------
+    size : (int, int)
+        Width, height of the result.
+    scales : sequence of float
+    distort : int
+        How many places in `scales` width and height may differ.
+    fixed : bool
+        Only the 13 places of TSN (corners, centre, midpoints, quarters), else anywhere.
+    """
+
+    def __init__(self, size, scales=(1.0, 0.875, 0.75, 0.66), distort=1, fixed=True):
+        self.size, self.scales, self.distort, self.fixed = size, scales, distort, fixed
+
+    def box(self, w, h, rng):
+        """A crop (x, y, width, height) of a w x h picture."""
+        ratio = self.size[0] / self.size[1]
+        base = min(w / ratio, h)  # height of the largest crop of the wanted shape
+        i = int(rng.integers(len(self.scales)))
+        j = int(np.clip(i + rng.integers(-self.distort, self.distort + 1), 0, len(self.scales) - 1))
+        cw = max(1, min(w, round(base * ratio * self.scales[i])))
+        ch = max(1, min(h, round(base * self.scales[j])))
+        if self.fixed:
+            x, y = _PLACES[int(rng.integers(len(_PLACES)))]
+        else:
+            x, y = rng.random(2)
+        return round(x * (w - cw)), round(y * (h - ch)), cw, ch
+
+    def __call__(self, clip, label, rng):
+        x, y, w, h = self.box(clip.shape[2], clip.shape[1], rng)
+        return resize(clip[:, y:y + h, x:x + w], self.size), label
+
+
+_PLACES = ((0, 0), (1, 0), (0, 1), (1, 1), (0.5, 0.5), (0, 0.5), (1, 0.5), (0.5, 1), (0.5, 0), (0.25, 0.25),
+           (0.75, 0.25), (0.25, 0.75), (0.75, 0.75))
+
+
+def resize(clip, size):
+    """All frames resized to (width, height): area filter when smaller, linear when larger."""
+    if (clip.shape[2], clip.shape[1]) == tuple(size):
+        return np.ascontiguousarray(clip)
+    smaller = size[0] < clip.shape[2]
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.stack([cv2.resize(np.ascontiguousarray(f), tuple(size), interpolation=way) for f in clip])
+
+
+class ColourJitter:
+    """Brightness, contrast, saturation and hue changed alike in all frames.
+
+    Each of `brightness`, `contrast`, `saturation` is the largest relative change; `hue` the largest turn of the hue
+    circle (0.5 is half of it).
+    """
+
+    def __init__(self, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03):
+        self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
+
+    def __call__(self, clip, label, rng):
+        b, c, s = (1 + rng.uniform(-v, v) for v in (self.brightness, self.contrast, self.saturation))
+        turn = rng.uniform(-self.hue, self.hue) * 2 * np.pi
+        luma = np.array([0.299, 0.587, 0.114])
+        # Hue: a rotation about the grey axis. All steps are one 3x3 matrix and an offset.
+        axis = np.full(3, 1 / np.sqrt(3))
+        cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+        matrix = np.cos(turn) * np.eye(3) + np.sin(turn) * cross + (1 - np.cos(turn)) * np.outer(axis, axis)
+        matrix = (s * np.eye(3) + (1 - s) * luma) @ matrix * (b * c)
+        offset = float((clip[:: max(1, len(clip) // 4)].reshape(-1, 3) @ luma).mean()) * b * (1 - c)
+        t, h, w, _ = clip.shape
+        flat = np.ascontiguousarray(clip).reshape(t * h, w, 3)
+        affine = np.concatenate([matrix, np.full((3, 1), offset)], 1).astype(np.float32)
+        return cv2.transform(flat, affine).reshape(t, h, w, 3), label
+
+
+class CentreCrop:
+    """For testing: the shorter side to `shorter_side`, then the centre. No randomness."""
+
+    def __init__(self, size, shorter_side=None):
+        self.size, self.shorter_side = size, shorter_side or round(min(size) * 256 / 224)
+
+    def __call__(self, clip, label, rng=None):
+        h, w = clip.shape[1:3]
+        scale = max(self.shorter_side / min(w, h), self.size[0] / w, self.size[1] / h)
+        clip = resize(clip, (max(self.size[0], round(w * scale)), max(self.size[1], round(h * scale))))
+        x, y = (clip.shape[2] - self.size[0]) // 2, (clip.shape[1] - self.size[1]) // 2
+        return np.ascontiguousarray(clip[:, y:y + self.size[1], x:x + self.size[0]]), label
+
+
+class Compose:
+    """Transforms one after another."""
+
+    def __init__(self, *steps):
+        self.steps = steps
+
+    def __call__(self, clip, label, rng):
+        for step in self.steps:
+            clip, label = step(clip, label, rng)
+        return clip, label
+
+
+def normalise(clip, mean=MEAN, std=STD):
+    """uint8 [T, h, w, 3] -> float32 [T, 3, h, w], (x / 255 - mean) / std."""
+    scale = (1 / (255 * np.asarray(std))).astype(np.float32)
+    shift = (np.asarray(mean) / np.asarray(std)).astype(np.float32)
+    return np.ascontiguousarray((clip * scale - shift).transpose(0, 3, 1, 2))

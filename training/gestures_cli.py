@@ -1,0 +1,163 @@
+"""tsm-gestures: look at rendered gestures, and write them as pictures, videos or a data set."""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..cli import choose, run
+from ..errors import InputError
+from .gestures import CLASSES, CORE_CLASSES, SPLITS, render_clip, render_stream
+from .gestures_labels import slug
+
+EXAMPLES = """examples:
+  tsm-gestures sheet --output sheet.png                          one row of pictures for each of the 27 gestures
+  tsm-gestures sheet --label swiping-left thumb-up --rows 4 --output two.png
+  tsm-gestures video --label swiping-left --output swipe.mp4     one clip
+  tsm-gestures stream --count 20 --output stream.mp4             an untrimmed stream; its intervals beside it as JSON
+  tsm-gestures dataset --per-class 20 --output clips/            a folder per class of videos, for tsm-train --data
+"""
+
+
+def label_of(name):
+    """The gesture a label or its slug names.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest label.
+    """
+    if name in CLASSES:
+        return name
+    return CLASSES[[slug(c) for c in CLASSES].index(choose(slug(name), [slug(c) for c in CLASSES], "gesture"))]
+
+
+def contact_sheet(labels, rows=1, columns=12, n_frames=36, size=(128, 128), seed=0, fps=12.0):
+    """Rows of frames, uint8 RGB [rows * len(labels) * h, columns * w, 3]."""
+    out = []
+    for label in labels:
+        for k in range(rows):
+            clip = render_clip(label, n_frames, size, seed + k, fps)
+            row = np.concatenate(list(clip[np.linspace(0, n_frames - 1, columns).round().astype(int)]), 1)
+            row = np.ascontiguousarray(row)
+            for colour, width in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(row, label, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, colour, width, cv2.LINE_AA)
+            out.append(row)
+    return np.concatenate(out)
+
+
+def write_video(path, frames, fps):
+    """Write uint8 RGB frames [n, h, w, 3] to a video file: .mp4 (mp4v) or .avi (MJPEG).
+
+    Raises
+    ------
+    InputError
+    """
+    path = Path(path)
+    codes = {".mp4": "mp4v", ".avi": "MJPG"}
+    if path.suffix.lower() not in codes:
+        raise InputError(f"cannot write {path}", found=path.suffix or "no ending", expected=", ".join(codes),
+                         do="name the file .mp4 or .avi")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    h, w = frames[0].shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codes[path.suffix.lower()]), fps, (w, h))
+    if not writer.isOpened():
+        raise InputError(f"cannot write {path}", found="the video writer did not open", expected="a writable file",
+                         do="try the ending .avi, or another folder")
+    for frame in frames:
+        writer.write(np.ascontiguousarray(frame[..., ::-1]))
+    writer.release()
+
+
+def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames=36, size=(160, 120), seed=0, fps=12.0,
+                   ending=".mp4", progress=None):
+    """Write a folder per class of video files, and `labels.txt`. Returns the paths written."""
+    folder, first = Path(folder), SPLITS[choose(split, SPLITS, "split")][0] + seed
+    written = []
+    for label in labels:
+        for k in range(per_class):
+            path = folder / slug(label) / f"{split}-{seed + k:06d}{ending}"
+            write_video(path, render_clip(label, n_frames, size, first + k, fps), fps)
+            written.append(path)
+            if progress:
+                progress(len(written), len(labels) * per_class)
+    (folder / "labels.txt").write_text("".join(f"{slug(c)}\n" for c in labels))
+    return written
+
+
+def _size(text):
+    try:
+        w, h = (int(v) for v in text.lower().split("x"))
+        return w, h
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not WIDTHxHEIGHT, for example 160x120") from None
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="tsm-gestures", description="Render gestures of an articulated hand.",
+                                     epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--output", required=True, type=Path, help="file or folder to write")
+    common.add_argument("--label", nargs="+", help="gestures (default: all 27)")
+    common.add_argument("--core", action="store_true", help="the 19 gestures without two-finger poses")
+    common.add_argument("--split", default="train", help="train, val or test: other seeds, other backgrounds")
+    common.add_argument("--seed", type=int, default=0, help="counted within the split (default 0)")
+    common.add_argument("--size", type=_size, default=(128, 128), help="WIDTHxHEIGHT (default 128x128)")
+    common.add_argument("--fps", type=float, default=12.0)
+    common.add_argument("--frames", type=int, default=36, help="frames a clip (default 36)")
+    common.add_argument("--json", action="store_true", help="print what was written as JSON")
+    sheet = jobs.add_parser("sheet", parents=[common], help="contact sheet (PNG)")
+    sheet.add_argument("--rows", type=int, default=1, help="clips per gesture")
+    sheet.add_argument("--columns", type=int, default=12, help="pictures per clip")
+    jobs.add_parser("video", parents=[common], help="one clip after another in one video")
+    stream = jobs.add_parser("stream", parents=[common], help="an untrimmed stream with rest between the gestures")
+    stream.add_argument("--count", type=int, default=20, help="gestures in the stream")
+    data = jobs.add_parser("dataset", parents=[common], help="a folder per class of videos")
+    data.add_argument("--per-class", type=int, default=20)
+    data.add_argument("--ending", default=".mp4", help=".mp4 or .avi")
+    return parser
+
+
+def main(argv=None):
+    run(_main, argv)
+
+
+def _main(argv):
+    args = _parser().parse_args(argv)
+    labels = [label_of(n) for n in args.label] if args.label else list(CORE_CLASSES if args.core else CLASSES)
+    seed = SPLITS[choose(args.split, SPLITS, "split")][0] + args.seed
+    print("options: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), file=sys.stderr)
+    shared = {"n_frames": args.frames, "size": args.size, "seed": seed, "fps": args.fps}
+    written, what = [args.output], ""
+    if args.job == "sheet":
+        picture = contact_sheet(labels, args.rows, args.columns, **shared)
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        if args.output.suffix.lower() not in (".png", ".jpg") or not cv2.imwrite(str(args.output), picture[..., ::-1]):
+            raise InputError(f"cannot write {args.output}", found=args.output.suffix or "no ending",
+                             expected="a writable .png or .jpg", do="name another file")
+        what = f"{len(labels)} gestures x {args.rows}"
+    elif args.job == "video":
+        frames = np.concatenate([render_clip(label, **shared) for label in labels])
+        write_video(args.output, frames, args.fps)
+        what = f"{len(frames)} frames"
+    elif args.job == "stream":
+        order = np.random.default_rng(args.seed).permutation(np.arange(args.count) % len(labels))
+        frames, intervals = render_stream([labels[i] for i in order], args.size, args.fps, seed)
+        write_video(args.output, frames, args.fps)
+        written.append(args.output.with_suffix(".json"))
+        written[1].write_text(json.dumps({"fps": args.fps, "intervals": intervals}, indent=1))
+        what = f"{len(frames)} frames, {len(intervals)} gestures"
+    else:
+        def progress(done, total):
+            print(f"\r{done}/{total} clips", end="" if done < total else "\n", file=sys.stderr)
+
+        written = export_dataset(args.output, labels, args.per_class, args.split, args.frames, args.size, args.seed,
+                                 args.fps, args.ending, progress)
+        what = f"{len(written)} clips in {len(labels)} classes"
+    if args.json:
+        print(json.dumps({"written": [str(p) for p in written], "seed": seed, "labels": labels}))
+    print(f"PASSED wrote {what} to {args.output}", file=sys.stderr if args.json else sys.stdout)
+    return 0
