@@ -32,7 +32,7 @@ class Actor:
     def __init__(self, rng, half_w=1.5, half_h=1.5):
         self.rng, self.half_w, self.half_h = rng, half_w, half_h
 
-    # small helpers -------------------------------------------------------------------------------------------------
+    # small helpers
     def between(self, low, high):
         return float(self.rng.uniform(low, high))
 
@@ -49,13 +49,13 @@ class Actor:
         return {"x": self.between(-x, x) * self.half_w, "y": self.between(-y, y) * self.half_h,
                 "z": self.between(-0.2, 0.2)}
 
-    def begin(self, first, handed=1, low=None):
-        """A track that rises, relaxed, from below to `first`. `low`: sideways way in instead of from below."""
+    def begin(self, first, handed=1, side=None):
+        """A track that rises, relaxed, from below to `first`. `side`: from that far beside it."""
         relaxed = changed(first, flex=self.loose(), spread=0.1, y=self.half_h + 1.0)
         relaxed[2] += self.between(0.0, 0.3)
-        relaxed[0] += self.between(-0.35, 0.35) if low is None else low
-        if low is not None:
-            relaxed[1] = first[1] + self.between(0.1, 0.5)
+        relaxed[0] += self.between(-0.25, 0.25) if side is None else side
+        if side is not None:
+            relaxed[1] = first[1] + self.between(-0.2, 0.25)
         relaxed[3:6] += np.radians(self.rng.uniform(-25, 25, 3))
         track = Track(changed(relaxed, y=ABSENT_Y), handed)
         track.to(relaxed, 0.05).to(first, self.between(0.3, 0.6))
@@ -64,9 +64,9 @@ class Actor:
     def loose(self):
         return tuple(np.clip(np.add(RELAXED, self.between(-0.2, 0.25)), 0, 1))
 
-    def end(self, track, low=None):
+    def end(self, track, side=None):
         """The way home, made like the way in."""
-        other = self.begin(track.poses[-1], track.handed, low)
+        other = self.begin(track.poses[-1], track.handed, side)
         seconds = np.diff(other.times)[::-1]
         for target, s in zip(other.poses[::-1][1:], seconds):
             track.to(target, s)
@@ -75,14 +75,14 @@ class Actor:
     def pause(self, low=0.06, high=0.4):
         return self.between(low, high)
 
-    # strokes -------------------------------------------------------------------------------------------------------
-    def travel(self, label, first, last, seconds, low=(None, None)):
+    # strokes
+    def travel(self, label, first, last, seconds, sides=(None, None)):
         """Rise to `first`, move to `last` within `seconds`, go home."""
-        track = self.begin(first, low=low[0]).hold(self.pause())
+        track = self.begin(first, side=sides[0]).hold(self.pause())
         start = track.duration
         track.to(last, seconds)
         stroke = (start, track.duration)
-        self.end(track.hold(self.pause()), low[1])
+        self.end(track.hold(self.pause()), sides[1])
         return Performance(label, [track], stroke)
 
     def swipe(self, label, flex, reach, seconds, **shape):
@@ -104,8 +104,8 @@ class Actor:
         first[tilt] -= np.radians(lean)
         last[tilt] += np.radians(lean)
         # Across: in and out from below. Up and down: in and out by the side, so that neither is an up or down stroke.
-        side = (None, None) if across else tuple(s * (self.half_w + 0.9) for s in self.rng.choice([-1, 1], 2))
-        return self.travel(label, first, last, self.between(*seconds), side)
+        sides = (None, None) if across else tuple(s * (self.half_w + 0.9) for s in self.rng.choice([-1, 1], 2))
+        return self.travel(label, first, last, self.between(*seconds), sides)
 
     def approach(self, label, flex, **shape):
         nearer = label.startswith("Pushing")
@@ -305,7 +305,7 @@ class Actor:
         end = track.duration
         return Performance(label, [self.end(track)], (begin * 0.5, end))
 
-    # choice --------------------------------------------------------------------------------------------------------
+    # choice
     def perform(self, label):
         """A new random performance of `label`."""
         left = self.chance(0.5)  # left-handed people make the mirrored label's mirror image
