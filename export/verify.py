@@ -135,16 +135,22 @@ def clip_trace(net, inputs, specs=()):
     """
     import torch
 
-    from tsm_edge.shift import TemporalShift
+    from tsm_edge.shift import channel_slice, find_shifts
 
-    shifts = [module for module in net.modules() if isinstance(module, TemporalShift)]
+    seen, handles = [], []  # the un-shifted slice of every shift that ran, in order: [T, fold, h, w]
+
+    def keep(module, args):
+        start, stop = channel_slice(module.past, args[0].shape[1], module.fold_div)
+        if start < stop:
+            seen.append(args[0][:, start:stop].numpy().copy())
+
+    shifts = [module for _, module in find_shifts(net)]
     segments = [shift.n_segment for shift in shifts]
-    seen, handles = [], []
     training = net.training
     try:
         for shift in shifts:
             shift.n_segment = len(inputs)
-            handles.append(shift.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach())))
+            handles.append(shift.register_forward_pre_hook(keep))
         with torch.no_grad():
             logits = net.eval()(torch.from_numpy(np.ascontiguousarray(inputs))).numpy().copy()
     finally:
@@ -153,10 +159,7 @@ def clip_trace(net, inputs, specs=()):
         for shift, n_segment in zip(shifts, segments):
             shift.n_segment = n_segment
         net.train(training)
-    caches = {}
-    if len(seen) == len(specs):
-        caches = {spec.name: x[:, spec.start:spec.stop].numpy().copy() for spec, x in zip(specs, seen)}
-    return Trace(logits, caches)
+    return Trace(logits, {spec.name: values for spec, values in zip(specs, seen)})
 
 
 def onnx_trace(path, inputs):
