@@ -1,7 +1,7 @@
 """Our TensorIR kernels: `build` makes one for an operation of the step program, `fuse` decides what is fused first.
 
-Each module has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations. A kernel's tensors are
-flat buffers, row-major; activations are (h, w, c).
+Each module has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations.
+A kernel's tensors are flat buffers, row-major; activations are (h, w, c).
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions of more than one tap (3x3, 7x7, any size and stride), one group, on a copy of the input with a zero border."""
+"""Convolutions of more than one tap (3x3, 7x7, any stride), one group, on a copy of the input with a zero border."""
 from __future__ import annotations
 
 from tsm_edge.export.kernels import sweep, tile

@@ -20,10 +20,8 @@ def build(op, shapes, target, precision="fp32"):
 
     def body(block, index, group, panel):
         at = e.bind(tile.panel_offset(group, panel, ic))
-        acc = tile.Tile(e, target, 1, group.chunks)
-        acc.start(weights, at)
-        acc.multiply([tile.Span(x, 0, (0,), ic)], weights, at + group.width)
-        acc.finish(tile.Rows(out, group.channel(panel), (0,)), group.valid, op.clip)
+        tile.compute(e, target, group, [tile.Span(x, 0, (0,), ic)], weights, at,
+                     tile.Rows(out, group.channel(panel), (0,)), op.clip)
 
     sweep.over_panels(e, sweep.blocks(1, 1, 1), groups, body)
     args = (TensorArg(op.x, (ic,)), WeightArg(packed), TensorArg(op.out, (oc,)))

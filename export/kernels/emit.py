@@ -87,7 +87,7 @@ class Emitter:
 
     @contextlib.contextmanager
     def loop(self, extent, kind="serial"):
-        """`with e.loop(n) as i:` runs the statements inside n times; n may be an expression. i is the int 0 when n is 1."""
+        """`with e.loop(n) as i:` runs the statements inside n times (an int or an expression); i is 0 if n is 1."""
         if isinstance(extent, int) and extent == 1:
             yield 0
             return

@@ -59,11 +59,8 @@ def build(op, shapes, target, precision="fp32"):
         place = e.bind((y * ow + x_) * oc + group.channel(panel))
         out_steps = block.steps(ow * oc, oc)
         at = e.bind(tile.panel_offset(group, panel, ic))
-        acc = tile.Tile(e, target, len(steps), group.chunks)
-        acc.start(weights, at)
-        acc.multiply(spans(pixel, steps), weights, at + group.width)
-        acc.finish(tile.Rows(out, place, out_steps), group.valid, op.clip,
-                   tile.Rows(residual, place, out_steps) if op.residual else None)
+        tile.compute(e, target, group, spans(pixel, steps), weights, at, tile.Rows(out, place, out_steps), op.clip,
+                     tile.Rows(residual, place, out_steps) if op.residual else None)
 
     def spans(pixel, steps):
         def own(start, stop):

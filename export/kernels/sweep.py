@@ -10,7 +10,7 @@ from tsm_edge.export.kernels import tile
 
 @dataclass(frozen=True)
 class Block:
-    """Tiles of one form in an output image: `down` x `across` of them, each of height x width pixels, from (y, x) on."""
+    """Tiles of one form in an output image: `down` x `across` of them, of height x width pixels each, from (y, x) on."""
 
     y: int
     x: int

@@ -1,4 +1,4 @@
-"""The register tile: rows x channels of a matrix product, held in vector registers. Every convolution is made of it.
+"""The register tile: rows x channels of a matrix product, held in vector registers. Convolutions are made of it.
 
     out[row, c] = clip(bias[c] + sum over k of x[row, k] * w[k, c] + residual[row, c])
 
@@ -11,14 +11,12 @@ one). A *row* is one output pixel; rows of a tile lie at fixed distances, known 
     packed = pack_panels(weight.T, bias, groups)                  # weight.T: [K, oc]
     for group in groups:
         with e.loop(group.count) as p:
-            panel = e.bind(panel_offset(group, p, K))             # element offset of the panel in `packed`
-            tile = Tile(e, target, rows, group.chunks)
-            tile.start(w, panel)                                  # accumulators = bias
-            tile.multiply([Span(x, base, steps, K)], w, panel + group.width)
-            tile.finish(Rows(out, out_base + group.channel(p), out_steps), group.valid, clip, residual=Rows(...))
+            compute(e, target, group, [Span(x, base, steps, K)], w, panel_offset(group, p, K),
+                    Rows(out, out_base + group.channel(p), out_steps), clip, residual=Rows(...) or None)
 
-`multiply` may be called several times on one tile (K in pieces), under loops and `e.when` too. A splice is two spans: the
-cache's channels and the input's own. Reads never leave [first element of the first row, last element of the last row).
+A splice is two spans: the cache's channels and the input's own. Where K comes in pieces, under loops or conditions, use
+the class `Tile` itself: start, multiply as often as needed, finish. `compute` is the faster one where it fits.
+Reads never leave [first element of the first row, last element of the last row) of a span.
 """
 from __future__ import annotations
 
@@ -40,7 +38,7 @@ class TileShape:
 def tile_shape(target):
     """The biggest tile of `target`'s registers.
 
-    With multiplication by one lane each row holds a vector of its own inputs; otherwise inputs are broadcast from memory.
+    With multiplication by one lane each row holds a vector of its own inputs; else inputs are broadcast from memory.
     """
     if target.fma_by_element:
         return TileShape(7, 3)  # 21 accumulators, 7 inputs, 3 weights of 32 registers
@@ -134,7 +132,7 @@ def split_rows(total, most):
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Where the rows of a tile lie: row i starts at buffer[base + steps[i]]. base may be an expression, steps are ints."""
+    """Where the rows of a tile lie: row i starts at buffer[base + steps[i]]. base may be an expression, steps: ints."""
 
     buffer: object
     base: object
@@ -149,6 +147,22 @@ class Span:
     base: object
     steps: tuple[int, ...]
     count: int
+
+
+def compute(e, target, group, spans, weights, offset, out, clip=None, residual=None):
+    """One whole tile: out = clip(bias + x @ w + residual).
+
+    Parameters
+    ----------
+    group : Group, for its vectors and how many channels are stored.
+    spans : list of Span; their channels follow one another in K.
+    weights, offset : buffer made by pack_panels, and where this panel starts in it.
+    out, residual : Rows at the panel's first channel; as many rows as the spans have.
+    """
+    acc = Tile(e, target, len(out.steps), group.chunks)
+    acc.start(weights, offset)
+    acc.multiply(spans, weights, offset + group.width)
+    acc.finish(out, group.valid, clip, residual)
 
 
 class Tile:
@@ -218,15 +232,8 @@ class Tile:
                 self._step([row(u) for row in rows], weights, offset + (first + u) * self.width)
 
         whole = span.count // size
-        if whole <= 2:
-            for g in range(whole):
-                group(g * size)
-        else:  # two groups a turn, for less loop overhead
-            with self.e.loop(whole // 2) as g:
-                group(g * (2 * size))
-                group(g * (2 * size) + size)
-            if whole % 2:
-                group((whole - 1) * size)
+        with self.e.loop(whole) as g:
+            group(g * size)
         if span.count % size:
             group(whole * size, span.count % size)
 
