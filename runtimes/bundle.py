@@ -1,0 +1,363 @@
+"""Opening a bundle, read as hostile: nothing is mapped or loaded before its path, size and hash are checked.
+
+    bundle = open_bundle("dist/nano")          # or "nano.zip"
+    bundle.manifest                            # dict
+    bundle.file("model.onnx")                  # its Path, after size and SHA-256 were found right
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import weakref
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.errors import BundleError
+
+SCHEMA = 1
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_FILES = 1000
+MAX_BUNDLE_BYTES = 4 << 30
+MAX_SIDE, MAX_CHANNELS, MAX_CACHES, MAX_CLASSES, MAX_CACHE_VALUES = 16384, 65536, 10000, 1000000, 1 << 28
+AGAIN = "copy the bundle again, or export it again"
+
+
+def _bad(problem, found, expected, do=AGAIN):
+    return BundleError(problem, found=found, expected=expected, do=do)
+
+
+def safe_name(name):
+    """Is this a plain relative path: no "..", not absolute, no drive, no backslash, no odd characters?"""
+    return (isinstance(name, str) and 0 < len(name) <= 240 and not re.search(r"[\x00-\x1f\x7f\\:]", name)
+            and all(part not in ("", ".", "..") for part in name.split("/")))
+
+
+def _integer(value, low, high):
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def _number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
+
+
+def check_manifest(manifest, where="manifest.json"):
+    """Check what the runtimes rely on: schema, classes, input, caches, stream, events. Returns the manifest.
+
+    Raises
+    ------
+    BundleError
+        Names the part, what stands there and what should.
+    """
+    def need(good, part, found, expected):
+        if not good:
+            raise _bad(f"{where}: {part} cannot be used", repr(found)[:200], expected)
+
+    need(isinstance(manifest, dict), "the content", type(manifest).__name__, "a JSON object")
+    if manifest.get("schema") != SCHEMA or isinstance(manifest.get("schema"), bool):
+        raise _bad(f"{where} has an unknown schema", repr(manifest.get("schema"))[:80], f"schema {SCHEMA}",
+                   "install the release of tsm-edge that wrote it, or export again")
+    classes = manifest.get("classes")
+    need(isinstance(classes, list) and 1 <= len(classes) <= MAX_CLASSES and all(isinstance(c, str) for c in classes),
+         "classes", classes, "a list of names")
+    need(isinstance(manifest.get("name", ""), str), "name", manifest.get("name"), "text")
+
+    size = manifest.get("input")
+    need(isinstance(size, dict), "input", size, "an object")
+    for key in ("width", "height"):
+        need(_integer(size.get(key), 1, MAX_SIDE), f"input.{key}", size.get(key), f"an integer 1..{MAX_SIDE}")
+    need(size.get("colour", "RGB") in ("RGB", "BGR"), "input.colour", size.get("colour"), "RGB or BGR")
+    need(size.get("resize") in ("crop", "squash"), "input.resize", size.get("resize"), "crop or squash")
+    need(size.get("resize") == "squash" or _integer(size.get("shorter_side"), 1, MAX_SIDE), "input.shorter_side",
+         size.get("shorter_side"), f"an integer 1..{MAX_SIDE}")
+    need(size.get("filter", "antialias") in ("antialias", "bilinear"), "input.filter", size.get("filter"),
+         "antialias or bilinear")
+    for key in ("mean", "std"):
+        values = size.get(key)
+        good = isinstance(values, list) and len(values) == 3 and all(_number(v) for v in values)
+        need(good and (key == "mean" or min(values) > 0), f"input.{key}", values,
+             "three numbers" + " above 0" * (key == "std"))
+
+    caches, names = manifest.get("caches"), set()
+    need(isinstance(caches, list) and len(caches) <= MAX_CACHES, "caches", caches, "a list")
+    for cache in caches:
+        name, shape = (cache.get("name"), cache.get("shape")) if isinstance(cache, dict) else (None, None)
+        need(isinstance(name, str) and name.startswith("cache.") and name not in names, "a cache's name", name,
+             'its own name, "cache.<layer>"')
+        need(isinstance(shape, list) and len(shape) == 4 and shape[0] == 1 and _integer(shape[1], 1, MAX_CHANNELS)
+             and all(_integer(side, 1, MAX_SIDE) for side in shape[2:])
+             and shape[1] * shape[2] * shape[3] <= MAX_CACHE_VALUES, f"the shape of {name}", shape, "[1, fold, h, w]")
+        names.add(name)
+
+    stream = manifest.get("stream", {})
+    need(isinstance(stream, dict) and all(_number(stream.get(key, 0)) for key in ("fps", "max_gap_seconds")),
+         "stream", stream, '{"fps": number, "max_gap_seconds": number}')
+    need(isinstance(manifest.get("events") or {}, dict), "events", manifest.get("events"), "an object")
+    need(isinstance(manifest.get("target") or {}, dict), "target", manifest.get("target"), "an object")
+    return manifest
+
+
+def parse_manifest(data, where="manifest.json"):
+    """Bytes of a manifest -> checked dict."""
+    try:
+        manifest = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise _bad(f"{where} cannot be read", str(error)[:200], "JSON in UTF-8") from error
+    return check_manifest(manifest, where)
+
+
+def check_file_list(manifest):
+    """The manifest's files as {path: (size, sha256)}, each path plain and named once.
+
+    Raises
+    ------
+    BundleError
+    """
+    entries = manifest.get("files")
+    if not isinstance(entries, list) or len(entries) > MAX_FILES:
+        found = f"{len(entries)} entries" if isinstance(entries, list) else type(entries).__name__
+        raise _bad("manifest.json: files cannot be used", found, f"a list of at most {MAX_FILES} files")
+    files = {}
+    for entry in entries:
+        entry = entry if isinstance(entry, dict) else {}
+        path, size, digest = (entry.get(key) for key in ("path", "size", "sha256"))
+        if not safe_name(path):
+            raise _bad("a path in manifest.json leads out of the bundle", repr(path)[:200],
+                       "a plain relative path without '..'", "do not use this bundle; export it again")
+        if path in files or path == "manifest.json":
+            raise _bad("manifest.json names a file twice, or itself", path, "every other file once")
+        plain = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
+        if not _integer(size, 0, MAX_BUNDLE_BYTES) or not plain:
+            raise _bad(f"manifest.json: the entry of {path} cannot be used", f"size {size!r}, sha256 {digest!r}"[:200],
+                       f"a size up to {MAX_BUNDLE_BYTES} bytes and 64 hexadecimal digits")
+        files[path] = (size, digest)
+    if sum(size for size, _ in files.values()) > MAX_BUNDLE_BYTES:
+        raise _bad("the bundle is too large", f"{sum(size for size, _ in files.values())} bytes",
+                   f"at most {MAX_BUNDLE_BYTES}")
+    return files
+
+
+class Bundle:
+    """An opened bundle.
+
+    manifest : dict, checked. folder : Path where its files lie. source : what was opened, as text.
+    """
+
+    def __init__(self, folder, manifest, source, cleanup=None):
+        self.folder, self.manifest, self.source = Path(folder), manifest, str(source)
+        self.files = check_file_list(manifest)
+        self._good = set()
+        self._cleanup = weakref.finalize(self, cleanup) if cleanup else None
+
+    def __contains__(self, name):
+        return name in self.files
+
+    def file(self, name):
+        """Path of a file of the bundle, once its size and hash have been found right.
+
+        Raises
+        ------
+        BundleError
+            Not in the manifest, missing, a link, or of another size or hash than the manifest says.
+        """
+        if name not in self.files:
+            raise _bad(f"{name} is not part of the bundle", ", ".join(sorted(self.files)), name)
+        path = self.folder.joinpath(*name.split("/"))
+        if name in self._good:
+            return path
+        size, digest = self.files[name]
+        step = self.folder
+        for part in name.split("/"):
+            step = step / part
+            if step.is_symlink():
+                raise _bad(f"{name} is reached through a link", f"{step.name} -> {os.readlink(step)}", "plain files")
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                raise _bad(f"{name} is no file", stat.filemode(status.st_mode), "a plain file")
+            if status.st_size != size:
+                raise _bad(f"{name} is damaged", f"{status.st_size} bytes", f"{size} bytes")
+            with open(path, "rb") as file:
+                found = _sha256(file)
+        except OSError as error:
+            raise _bad(f"{name} cannot be read", error.strerror or str(error), f"a file of {size} bytes") from error
+        if found != digest:
+            raise _bad(f"{name} is damaged", f"sha256 {found}", digest)
+        self._good.add(name)
+        return path
+
+    def check(self):
+        """Check every file of the manifest; returns how many."""
+        self._good.clear()
+        for name in self.files:
+            self.file(name)
+        return len(self.files)
+
+    def close(self):
+        """Remove what was unpacked from a zip. The bundle is not to be used afterwards."""
+        if self._cleanup:
+            self._cleanup()
+
+
+def _sha256(file):
+    checksum = hashlib.sha256()
+    while block := file.read(1 << 20):
+        checksum.update(block)
+    return checksum.hexdigest()
+
+
+def open_bundle(path):
+    """Open a bundle: a folder, or the same folder zipped.
+
+    Parameters
+    ----------
+    path : str or path
+        The folder that tsm-export wrote, its manifest.json, or a .zip of it (with or without a top folder). A zip is
+        unpacked into a temporary folder that lives as long as the bundle.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+    """
+    path = Path(path)
+    if path.name == "manifest.json" and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_zip(path)
+    raise _bad("there is no such bundle", str(path), "a folder that tsm-export wrote, or a .zip of it",
+               "check the path; tsm-export --help shows how to make one")
+
+
+def _open_folder(path):
+    manifest = path / "manifest.json"
+    if not manifest.is_file() or manifest.is_symlink():
+        shown = sorted(entry.name for entry in path.iterdir())[:8]
+        raise _bad(f"{path} is no bundle", ", ".join(shown) or "an empty folder", "a folder with a manifest.json",
+                   "give the folder that tsm-export wrote")
+    if manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        raise _bad("manifest.json is too large", f"{manifest.stat().st_size} bytes", f"at most {MAX_MANIFEST_BYTES}")
+    return Bundle(path, parse_manifest(manifest.read_bytes()), path)
+
+
+def _open_zip(path):
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise _bad(f"{path} is no bundle", str(error), "a folder that tsm-export wrote, or a .zip of it") from error
+    with archive:
+        members = {}
+        for member in archive.infolist():
+            if member.is_dir():
+                continue
+            if not safe_name(member.orig_filename) or not safe_name(member.filename):
+                raise _bad("a path in the zip leads out of the bundle", repr(member.orig_filename)[:200],
+                           "a plain relative path without '..'", "do not use this file; export the bundle again")
+            if member.filename in members:
+                raise _bad("the zip holds a file twice", member.filename, "every file once")
+            if stat.S_ISLNK(member.external_attr >> 16):
+                raise _bad("the zip holds a link", member.filename, "plain files", "zip the bundle again without links")
+            if member.flag_bits & 1:
+                raise _bad("the zip is encrypted", member.filename, "plain files", "zip the bundle without a password")
+            members[member.filename] = member
+            if len(members) > 4 * MAX_FILES:
+                raise _bad("the zip holds too many files", f"more than {4 * MAX_FILES}", f"at most {MAX_FILES}")
+        tops = [name for name in members if name == "manifest.json" or
+                (name.endswith("/manifest.json") and name.count("/") == 1)]
+        if len(tops) != 1:
+            raise _bad(f"{path} is no bundle", ", ".join(sorted(members)[:8]) or "an empty zip",
+                       "one manifest.json, at the top or in one top folder", "zip the folder that tsm-export wrote")
+        prefix = tops[0][:-len("manifest.json")]
+        manifest_bytes = _unzip(archive, members[tops[0]], MAX_MANIFEST_BYTES)
+        manifest = parse_manifest(manifest_bytes)
+        files = check_file_list(manifest)
+        folder = Path(tempfile.mkdtemp(prefix="tsm-bundle-"))
+        try:
+            (folder / "manifest.json").write_bytes(manifest_bytes)
+            for name, (size, _) in files.items():
+                member = members.get(prefix + name)
+                if member is None:
+                    raise _bad(f"{name} is missing from the zip", f"{len(members)} other files",
+                               f"a file of {size} bytes")
+                target = folder.joinpath(*name.split("/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(_unzip(archive, member, size))
+            return Bundle(folder, manifest, path, cleanup=lambda: shutil.rmtree(folder, ignore_errors=True))
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _unzip(archive, member, limit):
+    """One member's bytes, never more than `limit`, whatever its header claims."""
+    try:
+        with archive.open(member) as file:
+            data = file.read(limit + 1)
+    except Exception as error:  # zipfile and the decompressors have many error types (zlib.error, lzma.LZMAError, ...)
+        raise _bad(f"{member.filename} cannot be unpacked", f"{type(error).__name__}: {error}",
+                   "an undamaged zip") from error
+    if len(data) > limit:
+        raise _bad(f"{member.filename} is larger than it should be", f"more than {limit} bytes", "no more than that")
+    return data
+
+
+def read_golden(bundle):
+    """The recorded frames and outputs, each array's shape and type checked before it is read.
+
+    Returns
+    -------
+    dict
+        frames uint8 [T, H0, W0, 3], inputs float32 [T, 3, H, W], logits float32 [T, classes] and for every cache
+        "cache.<layer>" float32 [T, fold, h, w].
+
+    Raises
+    ------
+    BundleError
+    """
+    path, manifest = bundle.file("golden.npz"), bundle.manifest
+    size = manifest["input"]
+    wanted = {"frames": (None, None, 3), "inputs": (3, size["height"], size["width"]),
+              "logits": (len(manifest["classes"]),), **{c["name"]: tuple(c["shape"][1:]) for c in manifest["caches"]}}
+    golden, count = {}, None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name, shape in wanted.items():
+                try:
+                    member = archive.getinfo(name + ".npy")
+                except KeyError:
+                    raise _bad("golden.npz does not fit the manifest", f"no array {name}", f"{name} {shape}") from None
+                with archive.open(member) as file:
+                    version = np.lib.format.read_magic(file)
+                    reader = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+                    found, fortran, dtype = reader[version](file)
+                    kind = np.uint8 if name == "frames" else np.float32
+                    fits = len(found) == len(shape) + 1 and all(b is None or a == b for a, b in zip(found[1:], shape))
+                    if not fits or dtype != kind or fortran or not 1 <= found[0] <= 100000 \
+                            or count not in (None, found[0]) or max(found) > 100000:
+                        raise _bad("golden.npz does not fit the manifest", f"{name}: {dtype} {list(found)}",
+                                   f"{np.dtype(kind)} {[count or 'T', *(s or 'any' for s in shape)]}")
+                    count = found[0]
+                    total = int(np.prod(found, dtype=object)) * dtype.itemsize
+                    if total > MAX_BUNDLE_BYTES // 2 or member.file_size < total:
+                        raise _bad("golden.npz is damaged", f"{name}: {member.file_size} bytes", f"{total} bytes")
+                    data = file.read(total)
+                    if len(data) != total:
+                        raise _bad("golden.npz is damaged", f"{name}: {len(data)} bytes", f"{total} bytes")
+                    golden[name] = np.frombuffer(data, dtype).reshape(found)
+    except BundleError:
+        raise
+    except Exception as error:  # zip, npy header and decompressor errors have many types; all mean the same here
+        raise _bad("golden.npz cannot be read", f"{type(error).__name__}: {error}",
+                   "the arrays that tsm-export wrote") from error
+    return golden
