@@ -1,0 +1,349 @@
+"""The training loop: deterministic by step, so that a run killed at any moment resumes to the very same weights.
+
+Nothing random is carried from step to step. Each epoch's order comes from (seed, epoch), each clip's augmentation from
+(seed, epoch, clip), dropout from (seed, step, rank): the state of a run is its weights, its optimiser's and one number.
+
+On several processes (torchrun, DistributedDataParallel) the global batch of a step is the same as on one; it is cut into
+micro-batches, and a micro-batch is what batch norm sees. One process with `accumulate` micro-batches and several
+processes with one each compute the same losses.
+"""
+from __future__ import annotations
+
+import copy
+import math
+import os
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the outcome of a run. `batch` is clips a step over all processes and micro-batches."""
+
+    epochs: int = 20
+    batch: int = 32
+    accumulate: int = 1
+    optimizer: str = "sgd"
+    lr: float = 0.01  # at `lr_batch` clips a step; scaled linearly with the batch (Goyal et al. 2017, section 2.1)
+    lr_batch: int = 32
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.1
+    frame_loss: float = 0.0  # weight of the per-frame loss beside that of the clip's averaged logits
+    clip_gradient: float = 20.0
+    ema: float = 0.0  # decay of the averaged weights; 0: none
+    batch_norm: str = "train"  # "partial": all but the first frozen, as TSN and TSM train; "frozen": all
+    head_only: bool = False
+    mixed_precision: bool = False
+    seed: int = 0
+
+    @property
+    def peak_lr(self):
+        return self.lr * self.batch / self.lr_batch
+
+
+def learning_rate(options, step, steps_per_epoch):
+    """Linear warm-up from a tenth, then half a cosine down to 1/1000 of the peak."""
+    warm, total = options.warmup_epochs * steps_per_epoch, options.epochs * steps_per_epoch
+    if step < warm:
+        return options.peak_lr * (0.1 + 0.9 * (step + 1) / warm)
+    part = (step - warm) / max(1, total - warm)
+    return options.peak_lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+class Batches(torch.utils.data.Dataset):
+    """Micro-batches of an epoch for one process, each a deterministic function of (seed, epoch, position).
+
+    Item i is (frames uint8 [n, T, h, w, 3], labels int64 [n], marks float32 [n, 2]); marks are the stroke's start and end
+    as fractions of the clip, NaN where the data set does not know them.
+    """
+
+    def __init__(self, data, transform, options, epoch, first_step, rank, world):
+        self.data, self.transform, self.options, self.epoch = data, transform, options, epoch
+        order = np.random.default_rng([options.seed, epoch, 1]).permutation(len(data))
+        steps = len(data) // options.batch
+        parts = world * options.accumulate
+        order = order[: steps * options.batch].reshape(steps, parts, options.batch // parts)
+        mine = order[first_step:, rank::world]  # [steps, accumulate, clips]
+        self.micro = mine.reshape(-1, options.batch // parts)
+
+    def __len__(self):
+        return len(self.micro)
+
+    def __getitem__(self, i):
+        clips, labels, marks = [], [], []
+        for index in self.micro[i]:
+            # a data set with chance of its own takes (epoch, index), so that it too repeats itself
+            clip, label = self.data[(self.epoch, int(index)) if hasattr(self.data, "load") else int(index)]
+            if self.transform is not None:
+                rng = np.random.default_rng([self.options.seed, self.epoch, int(index), 2])
+                clip, label = self.transform(clip, label, rng)
+            clips.append(clip)
+            labels.append(label)
+            marks.append(self.data.strokes[int(index)] if hasattr(self.data, "strokes") else (np.nan, np.nan))
+        return (torch.from_numpy(np.stack(clips)), torch.tensor(labels),
+                torch.from_numpy(np.array(marks, np.float32)))
+
+
+def normalise(frames, mean, std):
+    """uint8 [N, T, h, w, 3] -> float32 [N * T, 3, h, w], (pixel / 255 - mean) / std."""
+    x = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
+    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
+    return (x - mean) / std
+
+
+def frame_targets(labels, marks, frames, rest):
+    """Class of every frame, int64 [N, T], -100 where it is not decided yet.
+
+    A stroke counts from its middle (before, nobody can know) to a tenth of the clip after its end; frames before it begins
+    and well after it are `rest` (the class of no gesture; -100 where there is none).
+    """
+    t = (torch.arange(frames, device=labels.device) + 0.5) / frames
+    start, end = marks[:, :1], marks[:, 1:]
+    target = torch.full((len(labels), frames), -100, device=labels.device)
+    target = torch.where((t < start) | (t > end + 0.25), torch.full_like(target, rest), target)
+    return torch.where((t >= (start + end) / 2) & (t <= end + 0.1), labels[:, None].expand_as(target), target)
+
+
+class Trainer:
+    """One run. Files in `folder`: last.pt (everything to go on from), best.pth and final.pth (networks), TensorBoard's events.
+
+    Parameters
+    ----------
+    net : nn.Module
+        Clip-level network [N * T, 3, h, w] -> [N * T, classes].
+    data, val : data sets of (clip uint8 [T, h, w, 3], label)
+    transform : callable (clip, label, rng) -> (clip, label), or None
+    save : callable (path, net, metrics)
+        Writes a network as a checkpoint, atomically.
+    rest : int or None
+        Index of the class of no gesture, for the per-frame loss.
+    """
+
+    def __init__(self, net, data, val, options, folder, *, n_segment, mean, std, transform=None, rest=None, save=None,
+                 device="cpu", workers=0, save_every=200, log=print):
+        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        if options.batch % (self.world * options.accumulate):
+            raise InputError("the batch cannot be cut into micro-batches", found=f"--batch {options.batch}",
+                             expected=f"a multiple of {self.world} processes x --accumulate {options.accumulate}",
+                             do="change --batch or --accumulate")
+        if len(data) < options.batch:
+            raise InputError("fewer clips than one step takes", found=f"{len(data)} clips, --batch {options.batch}",
+                             expected="at least one batch of clips", do="lower --batch or add clips")
+        self.net, self.data, self.val, self.options, self.folder = net.to(device), data, val, options, Path(folder)
+        self.n_segment, self.mean, self.std, self.transform, self.rest = n_segment, mean, std, transform, rest
+        self.save, self.device, self.workers, self.save_every, self.log = save, torch.device(device), workers, save_every, log
+        self.steps_per_epoch = len(data) // options.batch
+        self._freeze()
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        decayed = [p for p in parameters if p.ndim > 1]
+        plain = [p for p in parameters if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        if options.optimizer == "sgd":
+            self.optimizer = torch.optim.SGD(groups, lr=options.peak_lr, momentum=options.momentum, nesterov=options.momentum > 0)
+        else:
+            self.optimizer = torch.optim.AdamW(groups, lr=options.peak_lr)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.mixed_precision and self.device.type == "cuda")
+        self.average = copy.deepcopy(self.net) if options.ema else None
+        self.model = self.net
+        if self.world > 1:
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self.model = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
+        self.step, self.best = 0, -1.0
+        self.history = []  # mean loss of each epoch
+
+    def _freeze(self):
+        if self.options.head_only:
+            last = [m for m in self.net.modules() if isinstance(m, nn.Linear)][-1]
+            for p in self.net.parameters():
+                p.requires_grad_(False)
+            for p in last.parameters():
+                p.requires_grad_(True)
+
+    def _train_mode(self):
+        self.net.train()
+        norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        kind = "frozen" if self.options.head_only else self.options.batch_norm
+        for norm in norms[{"train": len(norms), "partial": 1, "frozen": 0}[kind]:]:
+            norm.eval()
+
+    # --- state ---------------------------------------------------------------------------------------------------------
+
+    def state(self):
+        return {"net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
+                "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
+                "best": self.best, "history": self.history, "options": asdict(self.options)}
+
+    def _write_state(self):
+        if self.rank == 0:
+            path = self.folder / "last.pt"
+            part = path.with_suffix(f".part-{os.getpid()}")
+            torch.save(self.state(), part)
+            os.replace(part, path)
+
+    def resume(self):
+        """Go on from last.pt if there is one; True if so.
+
+        Raises
+        ------
+        InputError
+            It belongs to a run with other options, or is damaged.
+        """
+        path = self.folder / "last.pt"
+        if not path.exists():
+            return False
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            found = state["options"]
+        except Exception as error:
+            raise InputError(f"{path} cannot be read", found=f"{type(error).__name__}: {str(error)[:100]}",
+                             expected="the state of an unfinished run", do="remove it to start anew") from None
+        mine = asdict(self.options)
+        other = {k: (found.get(k), v) for k, v in mine.items() if found.get(k) != v}
+        if other:
+            raise InputError(f"{path} belongs to another run", found=", ".join(f"{k}={a}" for k, (a, _) in other.items()),
+                             expected=", ".join(f"{k}={b}" for k, (_, b) in other.items()),
+                             do="use the same options, or another --output")
+        self.net.load_state_dict(state["net"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.best, self.history = state["step"], state["best"], state["history"]
+        return True
+
+    # --- one step -------------------------------------------------------------------------------------------------------
+
+    def loss(self, logits, labels, marks):
+        """Cross entropy of the clip's averaged logits, plus that of the decided frames where it is asked for."""
+        per_frame = logits.view(len(labels), -1, logits.shape[-1]).float()  # [n, T, classes]
+        loss = cross_entropy(per_frame.mean(1), labels, label_smoothing=self.options.label_smoothing)
+        if self.options.frame_loss and torch.isfinite(marks).all():
+            targets = frame_targets(labels, marks, per_frame.shape[1], -100 if self.rest is None else self.rest)
+            loss = loss + self.options.frame_loss * cross_entropy(per_frame.flatten(0, 1), targets.flatten())
+        return loss
+
+    def _train_step(self, micro_batches):
+        options = self.options
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(options, self.step, self.steps_per_epoch)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for k, (frames, labels, marks) in enumerate(micro_batches):
+            torch.manual_seed((options.seed * 1_000_003 + self.step) * 1009 + self.rank + k * self.world)
+            frames, labels, marks = (v.to(self.device, non_blocking=True) for v in (frames, labels, marks))
+            x = normalise(frames, self.mean, self.std).contiguous(memory_format=torch.channels_last)
+            last = k == options.accumulate - 1
+            with nullcontext() if last or self.world == 1 else self.model.no_sync():
+                with torch.autocast(self.device.type, enabled=self.scaler.is_enabled()):
+                    loss = self.loss(self.model(x), labels, marks) / options.accumulate
+                self.scaler.scale(loss).backward()
+            total += float(loss.detach())
+        self.scaler.unscale_(self.optimizer)
+        if options.clip_gradient:
+            nn.utils.clip_grad_norm_([p for g in self.optimizer.param_groups for p in g["params"]], options.clip_gradient)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.average:
+            self._update_average()
+        self.step += 1
+        return total
+
+    @torch.no_grad()
+    def _update_average(self):
+        decay = min(self.options.ema, (1 + self.step) / (10 + self.step))
+        for slow, fast in zip(self.average.state_dict().values(), self.net.state_dict().values()):
+            if slow.is_floating_point():
+                slow.lerp_(fast, 1 - decay)
+            else:
+                slow.copy_(fast)
+
+    # --- the run ----------------------------------------------------------------------------------------------------------
+
+    def _loader(self, epoch, first_step):
+        batches = Batches(self.data, self.transform, self.options, epoch, first_step, self.rank, self.world)
+        return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=self.workers,
+                                           pin_memory=self.device.type == "cuda")
+
+    def run(self, on_step=None, writer=None):
+        """Train to the end; returns the last epoch's validation accuracy (None without validation clips).
+
+        on_step : callable (step, steps, loss, clips per second), for progress bars.
+        """
+        options, accuracy = self.options, None
+        total = options.epochs * self.steps_per_epoch
+        while self.step < total:
+            epoch, first = divmod(self.step, self.steps_per_epoch)
+            self._train_mode()
+            losses, micro, began = [], [], time.perf_counter()
+            for batch in self._loader(epoch, first):
+                micro.append(batch)
+                if len(micro) < options.accumulate:
+                    continue
+                loss = self._train_step(micro)
+                micro = []
+                if self.world > 1:
+                    shared = torch.tensor(loss, dtype=torch.float64, device=self.device)
+                    dist.all_reduce(shared)
+                    loss = float(shared) / self.world
+                losses.append(loss)
+                if not math.isfinite(loss):
+                    raise InputError(f"training diverged at step {self.step}", found=f"loss {loss}", expected="a finite loss",
+                                     do="lower --lr or lengthen --warmup-epochs")
+                if on_step:
+                    on_step(self.step, total, loss, len(losses) * options.batch / (time.perf_counter() - began))
+                if writer:
+                    writer.add_scalar("loss", loss, self.step)
+                    writer.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.step)
+                if self.step % self.save_every == 0 and self.step < total:
+                    self._write_state()
+            self.history.append(float(np.mean(losses)))
+            accuracy = self._finish_epoch(epoch, writer)
+        return accuracy
+
+    def _finish_epoch(self, epoch, writer):
+        net = self.average or self.net
+        accuracy = None
+        if self.val is not None and self.rank == 0:
+            accuracy = evaluate_clips(net, self.val, self.mean, self.std, device=self.device)
+            self.log(f"epoch {epoch + 1}/{self.options.epochs}: loss {self.history[-1]:.4f}, validation top-1 {accuracy:.2%}")
+            if writer:
+                writer.add_scalar("validation top-1", accuracy, self.step)
+        if self.rank == 0 and self.save:
+            metrics = {"epoch": epoch + 1, "validation_top1": accuracy}
+            if accuracy is not None and accuracy > self.best:
+                self.best = accuracy
+                self.save(self.folder / "best.pth", net, metrics)
+            if epoch + 1 == self.options.epochs:
+                self.save(self.folder / "final.pth", net, metrics)
+        self._write_state()
+        if self.world > 1:
+            dist.barrier()
+        return accuracy
+
+
+@torch.no_grad()
+def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8):
+    """Top-1 accuracy of a network on clips, by the average of a clip's logits over its frames."""
+    was = net.training
+    net.eval()
+    right = 0
+    for first in range(0, len(data), batch):
+        items = [data[i] for i in range(first, min(first + batch, len(data)))]
+        frames = torch.from_numpy(np.stack([clip for clip, _ in items])).to(device)
+        logits = net(normalise(frames, mean, std).contiguous(memory_format=torch.channels_last))
+        guess = logits.view(len(items), -1, logits.shape[-1]).mean(1).argmax(1).cpu().numpy()
+        right += int((guess == np.array([label for _, label in items])).sum())
+    net.train(was)
+    return right / len(data)
