@@ -1,0 +1,263 @@
+"""Reads ELF files (and writes ar archives) in plain Python, so that libraries can be audited without binutils."""
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+
+from tsm_edge.errors import InputError
+
+MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}
+PT_LOAD, PT_DYNAMIC, PT_GNU_STACK = 1, 2, 0x6474E551
+SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+DT_NEEDED, DT_SONAME, DT_TEXTREL, DT_FLAGS, DT_RUNPATH, DT_RPATH = 1, 14, 22, 30, 29, 15
+WEAK, GLOBAL = 2, 1
+HIDDEN = 2
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One symbol. version: "GLIBC_2.17" and the file it comes from, "" where it has none. size in bytes."""
+
+    name: str
+    defined: bool
+    weak: bool
+    local: bool
+    hidden: bool
+    size: int = 0
+    version: str = ""
+    file: str = ""
+
+
+@dataclass(frozen=True)
+class Elf:
+    """What an audit needs. symbols: of the dynamic table of a library, or of the symbol table of an object file."""
+
+    machine: str
+    bits: int
+    kind: str  # "object", "executable" or "shared"
+    symbols: tuple
+    needed: tuple = ()
+    soname: str = ""
+    rpath: str = ""
+    load_alignments: tuple = ()
+    executable_stack: bool = False
+    text_relocations: bool = False
+
+    def undefined(self):
+        """Symbols that others must supply."""
+        return [s for s in self.symbols if s.name and not s.defined and not s.local]
+
+    def exported(self):
+        """Names others can see."""
+        return sorted(s.name for s in self.symbols if s.name and s.defined and not s.local and not s.hidden)
+
+
+def _bad(name, why):
+    return InputError(f"{name} is not a usable ELF file", found=why, expected="a little-endian ELF library or object",
+                      do="look at the compiler's messages above it")
+
+
+def read_elf(source):
+    """Read a library, program or object file.
+
+    Parameters
+    ----------
+    source : path or bytes
+
+    Returns
+    -------
+    Elf
+
+    Raises
+    ------
+    InputError
+        Not ELF, truncated, or of an architecture this package does not know.
+    """
+    name = "the object" if isinstance(source, bytes) else os.fspath(source)
+    if not isinstance(source, bytes):
+        with open(source, "rb") as file:
+            source = file.read()
+    try:
+        return _Reader(source, name).read()
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        raise _bad(name, f"truncated or damaged: {error}") from error
+
+
+class _Reader:
+    def __init__(self, data, name):
+        if data[:4] != b"\x7fELF" or len(data) < 52:
+            raise _bad(name, f"begins with {data[:4]!r}")
+        if data[5] != 1 or data[4] not in (1, 2):
+            raise _bad(name, "big-endian or of an unknown class")
+        self.data, self.name, self.wide = data, name, data[4] == 2
+
+    def unpack(self, form, offset):
+        return struct.unpack_from("<" + form, self.data, offset)
+
+    def text(self, table, offset):
+        start = table + offset
+        return self.data[start:self.data.index(b"\0", start)].decode()
+
+    def read(self):
+        kind, machine = self.unpack("HH", 16)
+        if machine not in MACHINES:
+            raise _bad(self.name, f"machine {machine}")
+        phoff, shoff = self.unpack("QQ", 32) if self.wide else self.unpack("II", 28)
+        sizes = self.unpack("HHHHH", 54 if self.wide else 42)
+        phsize, phcount, shsize, shcount, _ = sizes
+        sections = [self.section(shoff + i * shsize) for i in range(shcount)]
+        segments = [self.segment(phoff + i * phsize) for i in range(phcount)]
+        dynamic = self.dynamic(sections)
+        shared = kind == 3
+        wanted = SHT_DYNSYM if shared else SHT_SYMTAB
+        return Elf(
+            machine=MACHINES[machine], bits=64 if self.wide else 32,
+            kind={1: "object", 2: "executable", 3: "shared"}.get(kind, "object"),
+            symbols=tuple(self.symbols(sections, wanted)),
+            needed=tuple(v for t, v in dynamic if t == DT_NEEDED),
+            soname=next((v for t, v in dynamic if t == DT_SONAME), ""),
+            rpath=next((v for t, v in dynamic if t in (DT_RPATH, DT_RUNPATH)), ""),
+            load_alignments=tuple(s["align"] for s in segments if s["type"] == PT_LOAD),
+            executable_stack=any(s["type"] == PT_GNU_STACK and s["flags"] & 1 for s in segments),
+            text_relocations=any(t == DT_TEXTREL or (t == DT_FLAGS and v & 4) for t, v in dynamic),
+        )
+
+    def section(self, at):
+        if self.wide:
+            _, kind, _, _, offset, size, link, info, _, entry = self.unpack("IIQQQQIIQQ", at)
+        else:
+            _, kind, _, _, offset, size, link, info, _, entry = self.unpack("IIIIIIIIII", at)
+        return {"type": kind, "offset": offset, "size": size, "link": link, "info": info, "entry": entry}
+
+    def segment(self, at):
+        if self.wide:
+            kind, flags, _, _, _, _, _, align = self.unpack("IIQQQQQQ", at)
+        else:
+            kind, _, _, _, _, _, flags, align = self.unpack("IIIIIIII", at)
+        return {"type": kind, "flags": flags, "align": align}
+
+    def dynamic(self, sections):
+        out = []
+        for section in sections:
+            if section["type"] != 6:  # SHT_DYNAMIC
+                continue
+            strings = sections[section["link"]]["offset"]
+            step = 16 if self.wide else 8
+            for at in range(section["offset"], section["offset"] + section["size"], step):
+                tag, value = self.unpack("qQ" if self.wide else "iI", at)
+                if tag == 0:
+                    break
+                if tag in (DT_NEEDED, DT_SONAME, DT_RPATH, DT_RUNPATH):
+                    value = self.text(strings, value)
+                out.append((tag, value))
+        return out
+
+    def symbols(self, sections, wanted):
+        versions = self.version_names(sections)
+        index = next((s for s in sections if s["type"] == SHT_GNU_VERSYM), None)
+        for section in sections:
+            if section["type"] != wanted:
+                continue
+            strings = sections[section["link"]]["offset"]
+            step = 24 if self.wide else 16
+            for number in range(section["size"] // step):
+                at = section["offset"] + number * step
+                if self.wide:
+                    name, info, other, where, _, size = self.unpack("IBBHQQ", at)
+                else:
+                    name, _, size, info, other, where = self.unpack("IIIBBH", at)
+                version = file = ""
+                if index is not None and wanted == SHT_DYNSYM:
+                    key = self.unpack("H", index["offset"] + 2 * number)[0] & 0x7FFF
+                    version, file = versions.get(key, ("", ""))
+                bind = info >> 4
+                yield Symbol(self.text(strings, name), where != 0, bind == WEAK, bind not in (GLOBAL, WEAK, 10),
+                             other & 3 in (1, HIDDEN), size, version, file)
+
+    def version_names(self, sections):
+        """Version index -> (version, file) of .gnu.version_r."""
+        names = {}
+        for section in sections:
+            if section["type"] != SHT_GNU_VERNEED:
+                continue
+            strings, at = sections[section["link"]]["offset"], section["offset"]
+            for _ in range(section["info"]):
+                _, count, file, aux, following = self.unpack("HHIII", at)
+                entry = at + aux
+                for _ in range(count):
+                    _, _, key, name, after = self.unpack("IHHII", entry)
+                    names[key] = self.text(strings, name), self.text(strings, file)
+                    entry += after
+                at += following
+        return names
+
+
+# --- archives --------------------------------------------------------------------------------------------------------
+
+
+def write_archive(path, members):
+    """Write a static library: System V format with a symbol index, no times, no owners.
+
+    Parameters
+    ----------
+    path : path
+    members : list of (str, bytes)
+        Names of at most 15 characters, object files.
+    """
+    symbols = []
+    for number, (_, data) in enumerate(members):
+        symbols += [(s.name, number) for s in read_elf(data).symbols if s.name and s.defined and not s.local]
+    names = b"".join(name.encode() + b"\0" for name, _ in symbols)
+    index_size = 4 + 4 * len(symbols) + len(names)
+    at = 8 + 60 + index_size + index_size % 2
+    starts = []
+    for _, data in members:
+        starts.append(at)
+        at += 60 + len(data) + len(data) % 2
+    index = struct.pack(f">{1 + len(symbols)}I", len(symbols), *(starts[n] for _, n in symbols)) + names
+    with open(path, "wb") as file:
+        file.write(b"!<arch>\n")
+        for name, data in [("", index), *members]:
+            if len(name) > 15:
+                raise ValueError(f"{name}: longer than 15 characters")
+            file.write(f"{name + '/':<16}{0:<12}{0:<6}{0:<6}{644 if name else 0:<8}{len(data):<10}`\n".encode())
+            file.write(data + b"\n" * (len(data) % 2))
+
+
+def read_archive(path):
+    """Members of a static library: list of (name, bytes); the symbol index is left out."""
+    with open(path, "rb") as file:
+        data = file.read()
+    if data[:8] != b"!<arch>\n":
+        raise InputError(f"{os.fspath(path)} is not an archive", found=f"begins with {data[:8]!r}",
+                         expected="a static library (.a)", do="export again")
+    members, at = [], 8
+    while at + 60 <= len(data):
+        name, size = data[at:at + 16].decode().rstrip().rstrip("/"), int(data[at + 48:at + 58])
+        if name:
+            members.append((name, data[at + 60:at + 60 + size]))
+        at += 60 + size + size % 2
+    return members
+
+
+def hide_symbols(data, keep=()):
+    """The object file with all its defined global symbols hidden, so that no library made of it exports them.
+
+    data : bytes of an object file. keep : names that stay visible.
+    """
+    reader, out = _Reader(data, "the object"), bytearray(data)
+    shoff = reader.unpack("Q", 40)[0] if reader.wide else reader.unpack("I", 32)[0]
+    shsize, shcount = reader.unpack("HH", 58 if reader.wide else 46)
+    sections = [reader.section(shoff + i * shsize) for i in range(shcount)]
+    for section in sections:
+        if section["type"] != SHT_SYMTAB:
+            continue
+        strings, step = sections[section["link"]]["offset"], 24 if reader.wide else 16
+        for at in range(section["offset"], section["offset"] + section["size"], step):
+            name = reader.text(strings, reader.unpack("I", at)[0])
+            place = at + (4 if reader.wide else 12)
+            info, other, where = reader.unpack("BBH", place)
+            if where != 0 and info >> 4 in (GLOBAL, WEAK) and name not in keep:
+                out[place + 1] = (other & ~3) | HIDDEN
+    return bytes(out)
