@@ -186,7 +186,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             program = import_onnx(work / "model.onnx")
             library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note)
         with progress.stage(f"library vs torch ({len(inputs)} frames)"):
-            checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision))
+            checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision,
+                                        cc))
             verify.require(checks)
 
         with progress.stage("bundle"):

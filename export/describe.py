@@ -35,16 +35,16 @@ def shorter_side(size):
 def default_events(classes, trained):
     """How scores become events when nobody says otherwise.
 
-    The published gesture classes take the smoothing that their reference demo uses (mean of 12 logits, a label must
-    hold twice, five easily confused classes never reported); others take the same without masked classes.
+    The published gesture classes take the smoothing of their online demo; others take the same without masked and
+    merged classes, and with a threshold.
     """
     from tsm_edge.jester import CLASSES
+    from tsm_edge.runtimes.events import JESTER_DEMO
 
-    background = [i for i, name in enumerate(classes) if name.lower() in _BACKGROUND_NAMES]
-    events = {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [], "background": background}
     if list(classes) == list(CLASSES) and trained:
-        events.update(merge={"0": 2}, ignore=[3, 7, 8, 21, 22])
-    return events
+        return dict(JESTER_DEMO)
+    background = [i for i, name in enumerate(classes) if name.lower() in _BACKGROUND_NAMES]
+    return dict(JESTER_DEMO, on=0.3, off=0.2, merge={}, ignore=[], background=background)
 
 
 def toolchain_versions():

@@ -12,7 +12,7 @@ import numpy as np
 
 from tsm_edge.errors import MissingComponentError
 
-from . import verify
+from . import toolchain, verify
 from .android import runtime_sources
 from .verify import FAILED, NOT_EXECUTED, Check, Trace
 
@@ -21,7 +21,6 @@ TIMEOUT_SECONDS = 3600
 _SYSROOTS = {"aarch64": ("/usr/aarch64-linux-gnu",), "armv7l": ("/usr/arm-linux-gnueabihf",)}
 _LOADERS = {"aarch64": "lib/ld-linux-aarch64.so.1", "armv7l": "lib/ld-linux-armhf.so.3"}
 _MUSL = {"aarch64": "aarch64-linux-musl", "armv7l": "arm-linux-musleabihf", "x86_64": "x86_64-linux-musl"}
-_GNU = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
 _EMULATORS = {"aarch64": "qemu-aarch64", "armv7l": "qemu-arm", "x86_64": "qemu-x86_64"}
 
 
@@ -76,12 +75,7 @@ def _run(command, what):
     return done.stdout
 
 
-def _zig_gnu(target):
-    version = target.libc.split()[-1]
-    return f"{_GNU[target.arch]}.{version}"
-
-
-def build_replay(library, target, runtime, work, static):
+def build_replay(library, target, runtime, work, static, cc=None):
     """Build the replay program.
 
     Parameters
@@ -95,6 +89,8 @@ def build_replay(library, target, runtime, work, static):
         An existing folder for the program.
     static : bool
         Link the archive and the runtime into the program (musl), instead of loading the library.
+    cc : str or None
+        The C compiler that the library was linked with.
 
     Returns
     -------
@@ -102,15 +98,14 @@ def build_replay(library, target, runtime, work, static):
         The program and its first argument (the library, or "-").
     """
     program = Path(work) / "tsm_replay"
-    include = ["-I", str(runtime)]
     if static:
         sources, _ = runtime_sources(runtime)
         _run([*zig(), "cc", "-target", _MUSL[target.arch], "-O2", "-std=gnu11", "-static", "-DTSM_REPLAY_STATIC",
-              *include, runtime / "tsm_replay.c", *sources, library.archive, "-lm", "-lpthread", "-o", program],
+              "-I", runtime, runtime / "tsm_replay.c", *sources, library.archive, "-lm", "-lpthread", "-o", program],
              "linking the static replay program")
         return [str(program), "-"]
-    _run([*zig(), "cc", "-target", _zig_gnu(target), "-O2", "-std=gnu11", *include, runtime / "tsm_replay.c", "-ldl",
-          "-o", program], "linking the replay program")
+    toolchain.link_program(toolchain.find_compiler(target, cc), target, [runtime / "tsm_replay.c"], program, work,
+                           include=[runtime])
     return [str(program), str(library.path)]
 
 
@@ -140,7 +135,7 @@ def replay(prefix, command, inputs, manifest, work, threads):
     return read_trace(result, len(inputs), manifest), float(found[2]), int(found[1])
 
 
-def check_library(library, target, manifest, inputs, reference, work, precision="fp32"):
+def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None):
     """Chain the compiled library over `inputs` and compare logits and all caches with the torch reference.
 
     Parameters
@@ -177,7 +172,7 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
             static = True
             how += ", the same compiled network linked with musl libc (no glibc of this architecture is installed)"
     try:
-        command = build_replay(library, target, runtime, work, static)
+        command = build_replay(library, target, runtime, work, static, cc)
         trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, 0)
         how += f", {threads} thread{'s' if threads != 1 else ''}"
         if not prefix:

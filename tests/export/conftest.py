@@ -72,7 +72,7 @@ def make_tiny_library(tmp_path_factory):
     """make(target, threads=1, plan=PLAN) -> TinyLibrary, compiled by zig for that target."""
     pytest.importorskip("ziglang", reason="ziglang (extra [export]) is not installed")
     import tsm_edge.runtimes
-    from tsm_edge.export import replay
+    from tsm_edge.export import replay, toolchain
     from tsm_edge.export.android import runtime_sources
 
     runtime = Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
@@ -82,8 +82,8 @@ def make_tiny_library(tmp_path_factory):
         (work / "plan.c").write_text(plan.replace("THREADS", str(threads), 1) if "THREADS" in plan else plan)
         flags = ["-O2", "-std=gnu11", "-fPIC", "-I", str(runtime)]
         zig = replay.zig()
-        triple = replay._zig_gnu(target)
-        bare = triple.split(".")[0]
+        bare = toolchain.ZIG_TARGET[target.arch]
+        triple = f"{bare}.{target.libc.split()[-1]}" if target.os == "linux" else bare
         subprocess.run([*zig, "cc", "-target", bare, *flags, "-c", str(work / "plan.c"), "-o", str(work / "plan.o")],
                        check=True)
         subprocess.run([*zig, "ar", "rcs", str(work / "libtsm_model.a"), str(work / "plan.o")], check=True)
