@@ -1,0 +1,336 @@
+"""2D backbones with temporal shifts: MobileNetV2 and ResNet-18/50.
+
+Clip networks: frames in [N * T, 3, H, W], RGB and normalised; logits of every frame out, [N * T, classes]. The mean over T
+is the clip's answer and the caller's affair.
+"""
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from .cli import choose
+from .errors import InputError
+from .shift import insert_shifts
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# (expansion, channels at width 1, blocks, stride of the first block)
+_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+_RESNETS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+NAMES = ("mobilenet_v2", *_RESNETS)
+
+
+# --- MobileNetV2 -----------------------------------------------------------------------------------------------------
+
+
+def mobilenet_channels(width=1.0, rounding="reference"):
+    """Channels of a MobileNetV2: (stem, (seven stages), head).
+
+    rounding : "reference" rounds up to multiples of 8 and leaves the stem and the first stage as they are;
+        "mmaction2" rounds to the nearest multiple and scales all. At width 1 they are the same.
+    """
+    if rounding == "reference":
+        def up(value):
+            return int(math.ceil(value * 1.0 / 8) * 8)
+
+        return (32, tuple(up(c * width) if t > 1 else c for t, c, _, _ in _STAGES), up(1280 * width) if width > 1 else 1280)
+
+    def near(value):
+        rounded = max(8, int(value + 4) // 8 * 8)
+        return rounded + 8 if rounded < 0.9 * value else rounded
+
+    return near(32 * width), tuple(near(c * width) for _, c, _, _ in _STAGES), int(1280 * width) if width > 1 else 1280
+
+
+class InvertedResidual(nn.Module):
+    """expand (1x1), depthwise (3x3), project (1x1); with an identity path where the shapes allow."""
+
+    def __init__(self, in_channels, out_channels, stride, expansion):
+        super().__init__()
+        hidden = in_channels * expansion
+        layers = []
+        if expansion != 1:
+            layers += [nn.Conv2d(in_channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)]
+        layers += [nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, bias=False), nn.BatchNorm2d(hidden),
+                   nn.ReLU6(inplace=True), nn.Conv2d(hidden, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)]
+        self.conv = nn.Sequential(*layers)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x):
+        return x + self.conv(x) if self.residual else self.conv(x)
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 with the layer names of the published gesture checkpoint; without shifts (see `create_model`).
+
+    channels : (stem, (seven stages), head), see `mobilenet_channels`.
+    """
+
+    def __init__(self, num_classes, channels=None, dropout=0.0):
+        super().__init__()
+        stem, stages, head = channels or mobilenet_channels()
+        layers, last = [self._conv_bn(3, stem, 3, 2)], stem
+        for (expansion, _, blocks, stride), out in zip(_STAGES, stages):
+            for block in range(blocks):
+                layers.append(InvertedResidual(last, out, stride if block == 0 else 1, expansion))
+                last = out
+        layers.append(self._conv_bn(last, head, 1, 1))
+        self.features = nn.Sequential(*layers)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(head, num_classes)
+        _initialise(self)
+
+    @staticmethod
+    def _conv_bn(in_channels, out_channels, kernel, stride):
+        return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+                             nn.BatchNorm2d(out_channels), nn.ReLU6(inplace=True))
+
+    def forward_features(self, x):
+        """Last feature map: [N * T, head, h, w]."""
+        return self.features(x)
+
+    def forward(self, x):
+        return self.classifier(self.dropout(self.forward_features(x).mean((2, 3))))
+
+    @staticmethod
+    def shifted(name, block):
+        """Where the shifts are: the expanding convolution of every block with an identity path."""
+        return block.conv[0] if isinstance(block, InvertedResidual) and block.residual and len(block.conv) == 8 else None
+
+
+# --- ResNet ----------------------------------------------------------------------------------------------------------
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity path."""
+
+    expansion = 1
+
+    def __init__(self, in_channels, planes, stride, downsample):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 beside an identity path."""
+
+    expansion = 4
+
+    def __init__(self, in_channels, planes, stride, downsample):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, 4 * planes, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(4 * planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x):
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        return self.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class ResNet(nn.Module):
+    """ResNet with torchvision's layer names; without shifts (see `create_model`)."""
+
+    def __init__(self, block, blocks, num_classes, dropout=0.0):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self._last = 64
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            self._stage(block, 64 * 2 ** i, n, 1 if i == 0 else 2) for i, n in enumerate(blocks))
+        self.dropout = nn.Dropout(dropout)
+        self.fc = nn.Linear(self._last, num_classes)
+        _initialise(self)
+
+    def _stage(self, block, planes, blocks, stride):
+        layers, out = [], planes * block.expansion
+        for i in range(blocks):
+            downsample, step = None, stride if i == 0 else 1
+            if step != 1 or self._last != out:
+                downsample = nn.Sequential(nn.Conv2d(self._last, out, 1, step, bias=False), nn.BatchNorm2d(out))
+            layers.append(block(self._last, planes, step, downsample))
+            self._last = out
+        return nn.Sequential(*layers)
+
+    def forward_features(self, x):
+        """Last feature map: [N * T, C, h, w]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+    def forward(self, x):
+        return self.fc(self.dropout(self.forward_features(x).mean((2, 3))))
+
+    @staticmethod
+    def shifted(name, block):
+        """Where the shifts are: the first convolution of every block."""
+        return block.conv1 if isinstance(block, (BasicBlock, Bottleneck)) else None
+
+
+def _initialise(net):
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0, 0.01)
+            nn.init.zeros_(module.bias)
+
+
+# --- one call for all ------------------------------------------------------------------------------------------------
+
+
+def mobilenet_v2(num_classes, width=1.0, **options):
+    """`create_model("mobilenet_v2", num_classes, width=width, ...)`."""
+    return create_model("mobilenet_v2", num_classes, width=width, **options)
+
+
+def resnet18(num_classes, **options):
+    """`create_model("resnet18", num_classes, ...)`."""
+    return create_model("resnet18", num_classes, **options)
+
+
+def resnet50(num_classes, **options):
+    """`create_model("resnet50", num_classes, ...)`."""
+    return create_model("resnet50", num_classes, **options)
+
+
+def check_input_size(size):
+    """(width, height) from an int or a pair; refuses what no network here can use."""
+    try:
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        width, height = (int(v) for v in pair)
+        fine = (width, height) == pair and min(width, height) >= 32 and max(width, height) <= 4096
+    except (TypeError, ValueError):
+        fine = False
+    if not fine:
+        raise InputError("the input size cannot be used", found=repr(size), expected="pixels, or (width, height), 32 to 4096",
+                         do="for example input_size=224 or input_size=(256, 192)")
+    return width, height
+
+
+def build(name, num_classes, *, width=1.0, rounding="reference", dropout=0.0):
+    """A backbone without shifts and without weights of its own."""
+    choose(name, NAMES, "network")
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise InputError("the number of classes cannot be used", found=repr(num_classes), expected="a whole number, at least 1",
+                         do="for example num_classes=27")
+    if name == "mobilenet_v2":
+        if not 0.05 <= width <= 8:
+            raise InputError("the width multiplier cannot be used", found=repr(width), expected="0.05 to 8",
+                             do="for example width=1.0")
+        return MobileNetV2(num_classes, mobilenet_channels(width, rounding), dropout)
+    if width not in (None, 1, 1.0):
+        raise InputError(f"{name} has no width multiplier", found=f"width={width}", expected="width 1.0",
+                         do="leave width out, or use mobilenet_v2")
+    return ResNet(BasicBlock if name == "resnet18" else Bottleneck, _RESNETS[name], num_classes, dropout)
+
+
+def create_model(name, num_classes=None, *, width=None, input_size=None, shift="online", fold_div=None, past=None,
+                 future=None, n_segment=None, placement=None, checkpoint=None, classes=None, dropout=0.0):
+    """Build a network with temporal shifts, with the weights of a checkpoint or freshly initialised ones.
+
+    Parameters
+    ----------
+    name : "mobilenet_v2", "resnet18" or "resnet50"
+    num_classes : int
+        May be left out with a checkpoint.
+    width : float
+        Width multiplier of MobileNetV2; default 1, or the checkpoint's.
+    input_size : int or (width, height)
+        Pixels; default 224, or the checkpoint's.
+    shift : "online", "offline" or None
+        Channels from the past only; from past and future; no shifts.
+    fold_div, past, future : see `tsm_edge.shift.temporal_shift`.
+        Default: the checkpoint's; without one, past=(0, 1) online and future=(0, 1), past=(1, 2) offline, fold_div 8.
+        Weights trained with other shifts than asked for are loaded only if `past` is given: that is how you say so.
+    n_segment : int
+        Frames of a clip, default 8; `tsm_edge.shift.set_segments` changes it later.
+    placement : "residual" or "inplace"
+    checkpoint : path or None
+    classes : list of str or None
+        Class names, in the order of the outputs.
+    dropout : float
+        Before the classifier, while training.
+
+    Returns
+    -------
+    torch.nn.Module
+        [N * T, 3, H, W] -> [N * T, num_classes]. `net.tsm_info` says what it is (a dict, written into manifests).
+
+    Raises
+    ------
+    InputError, CheckpointError
+    """
+    choose(name, NAMES, "network")
+    if shift not in ("online", "offline", None):
+        raise InputError("unknown kind of temporal shift", found=repr(shift), expected="'online', 'offline' or None",
+                         do="'online' for video streams, 'offline' for whole clips")
+    if shift != "offline" and future is not None:
+        raise InputError("only an offline network looks into the future", found=f"shift={shift!r}, future={future!r}",
+                         expected="future=None", do="use shift='offline', or leave future out")
+    loaded, notes = None, []
+    if checkpoint is not None:
+        from .checkpoints import agree, load_checkpoint
+
+        loaded = load_checkpoint(checkpoint)
+        asked = {"shift": shift, "past": past, "future": future, "fold_div": fold_div, "placement": placement}
+        notes = agree(loaded, checkpoint, name, num_classes, width, asked)
+    elif num_classes is None:
+        raise InputError("the number of classes is not given", found="num_classes=None and no checkpoint",
+                         expected="a whole number", do="for example create_model('mobilenet_v2', 27)")
+    known = dict(loaded.info) if loaded else {}
+    same = known.get("shift") == shift
+
+    def pick(value, key, default):
+        return value if value is not None else known.get(key) if known.get(key) is not None else default
+
+    fold_div, placement = pick(fold_div, "fold_div", 8), pick(placement, "placement", "residual")
+    n_segment = int(pick(n_segment, "n_segment", 8))
+    if shift is None:
+        past = future = None
+    else:
+        past = past or (known.get("past") if same else None) or ((0, 1) if shift == "online" else (1, 2))
+        future = future or (known.get("future") if same else None) or (None if shift == "online" else (0, 1))
+    width = float(width if width is not None else loaded.width if loaded else 1.0)
+    num_classes = num_classes if num_classes is not None else loaded.num_classes
+    classes = classes if classes is not None else loaded.classes if loaded else None
+    if classes is not None and len(classes) != num_classes:
+        raise InputError("the class list does not fit the network", found=f"{len(classes)} names",
+                         expected=f"{num_classes}, one for each output", do="pass one name for each output, in their order")
+    net = build(name, num_classes, width=width, rounding=known.get("rounding", "reference"), dropout=dropout)
+    if shift is not None:
+        where = net.shifted if placement == "residual" else lambda n, block: net.shifted(n, block) is not None
+        insert_shifts(net, where, n_segment=n_segment, fold_div=fold_div, past=past, future=future, placement=placement)
+    net.tsm_info = {
+        "name": name, "width": width, "rounding": known.get("rounding", "reference"),
+        "input_size": check_input_size(pick(input_size, "input_size", 224)), "num_classes": num_classes,
+        "classes": list(classes) if classes is not None else None, "shift": shift, "fold_div": int(fold_div),
+        "past": tuple(past) if past else None, "future": tuple(future) if future else None, "placement": placement,
+        "n_segment": n_segment, "mean": tuple(known.get("mean") or MEAN), "std": tuple(known.get("std") or STD),
+        "resize": known.get("resize", "crop"), "filter": known.get("filter", "antialias"),
+        "fps": known.get("fps", 0), "trained": bool(loaded and known.get("trained", True)), "notes": notes,
+    }
+    if loaded:
+        from .checkpoints import copy_weights
+
+        copy_weights(net, loaded, checkpoint)
+        net.tsm_info["checkpoint"] = {"kind": loaded.kind, "shift": known.get("shift"), "past": known.get("past"),
+                                      "future": known.get("future")}
+    return net
