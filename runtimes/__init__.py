@@ -11,6 +11,8 @@ from pathlib import Path
 
 from tsm_edge.errors import BundleError, InputError, MissingComponentError
 
+from .bundle import Bundle, open_bundle
+
 BACKENDS = ("native", "onnxruntime", "torch")
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
@@ -22,8 +24,8 @@ def load(path, backend=None, threads=None):
 
     Parameters
     ----------
-    path : str or path
-        A bundle (folder or .zip), an .onnx file that tsm-export wrote, or a checkpoint (.pth, .pth.tar, .pt).
+    path : str, path or Bundle
+        A bundle (folder, .zip or an opened Bundle), an .onnx file that tsm-export wrote, or a checkpoint (.pth, .pth.tar, .pt).
     backend : "native", "onnxruntime", "torch" or None
         None: for a bundle native where its library is for this machine, else onnxruntime; onnxruntime for an .onnx
         file; torch for a checkpoint. `Model.note` says why native was not taken.
@@ -48,6 +50,8 @@ def load(path, backend=None, threads=None):
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= 64):
         raise InputError("the number of threads cannot be used", found=repr(threads), expected="1 to 64",
                          do="leave it out for the model's own")
+    if isinstance(path, Bundle):
+        return _load_bundle(path, backend, threads)
     path = Path(path)
     if path.suffix == ".onnx" and path.is_file():
         _only(path, backend, "onnxruntime", "an ONNX file")
@@ -59,8 +63,6 @@ def load(path, backend=None, threads=None):
         from .torch_backend import TorchModel
 
         return TorchModel(path, threads)
-    from .bundle import open_bundle
-
     return _load_bundle(open_bundle(path), backend, threads)
 
 

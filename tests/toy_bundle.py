@@ -20,18 +20,19 @@ def _load(path):
     return module
 
 
-toy = _load(HERE / "runtimes" / "c" / "conftest.py")  # the network in C and in numpy: toy_weights, toy_reference, build_toy
+# The network in C and in numpy: toy_weights, toy_reference, build_toy.
+toy = _load(HERE / "runtimes" / "c" / "conftest.py")
 CLASSES = ["zero", "one", "two", "three", "four"]
 SHAPES = {"cache.a": (1, 2, toy.HEIGHT, toy.WIDTH), "cache.b": (1, 3, toy.HEIGHT, toy.WIDTH)}
 
 
 def manifest(**changes):
-    caches = [{"name": name, "layer": name[6:], "shape": list(shape), "dtype": "float32", "slice": [0, shape[1]], "channels": 8}
-              for name, shape in SHAPES.items()]
+    caches = [{"name": name, "layer": name[6:], "shape": list(shape), "dtype": "float32", "slice": [0, shape[1]],
+               "channels": 8} for name, shape in SHAPES.items()]
     return {
         "schema": 1, "name": "toy", "trained": False, "classes": CLASSES,
-        "input": {"width": toy.WIDTH, "height": toy.HEIGHT, "colour": "RGB", "resize": "crop", "shorter_side": toy.SHORTER,
-                  "filter": "antialias", "mean": toy.MEAN.tolist(), "std": toy.STD.tolist()},
+        "input": {"width": toy.WIDTH, "height": toy.HEIGHT, "colour": "RGB", "resize": "crop",
+                  "shorter_side": toy.SHORTER, "filter": "antialias", "mean": toy.MEAN.tolist(), "std": toy.STD.tolist()},
         "stream": {"fps": 15, "max_gap_seconds": 1.0},
         "events": {"window": 3, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [], "background": [0]},
         "caches": caches, "precision": "fp32", "threads": 1,
