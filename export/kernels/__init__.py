@@ -50,6 +50,4 @@ def _conv_builder(op):
 
 def fuse(step, target):
     """The program with operations fused where that pays on `target`; see fuse.py."""
-    from tsm_edge.export.kernels import fuse as module
-
-    return module.fuse(step, target)
+    return importlib.import_module(f"{__name__}.fuse").fuse(step, target)
