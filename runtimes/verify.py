@@ -1,0 +1,181 @@
+"""tsm-verify: replay a bundle's golden.npz on the machine it is on."""
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+
+import numpy as np
+
+from tsm_edge import cli
+from tsm_edge.errors import BundleError
+
+from . import BACKENDS, load
+from .bundle import open_bundle, read_golden
+from .preprocess import Preprocessor
+
+RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+MOVE_FACTOR = 100  # recorded logits must vary by this many fp32 tolerances over the few frames of golden.npz
+PASSED, FAILED = "passed", "failed"
+EPILOG = """examples:
+  tsm-verify dist/nano                            the back end that tsm_edge.load would take
+  tsm-verify dist/nano.zip --backend onnxruntime  the step graph instead of the compiled library
+  tsm-verify dist/host --json                     every measurement, for machines
+
+exit code: 0 all checks passed, 1 a check failed, 2 the bundle or the command cannot be used"""
+
+
+def _compare(name, expected, got, relative):
+    """One row: largest absolute difference against relative * max(1, max |expected|)."""
+    tolerance = relative * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
+    difference = float("inf")
+    if expected.shape == got.shape and np.isfinite(got).all():
+        difference = float(np.max(np.abs(expected.astype(np.float64) - got), initial=0.0))
+    return {"name": name, "status": PASSED if difference <= tolerance else FAILED, "max_abs_diff": difference,
+            "tolerance": tolerance, "frames": len(expected)}
+
+
+def replay(model, golden):
+    """Compare a model with what the export recorded.
+
+    The recorded frames go the whole way (preprocessing, then the step). The recorded inputs go through the step alone,
+    and after each frame every cache is compared.
+
+    Parameters
+    ----------
+    model : Model
+    golden : dict
+        As `tsm_edge.runtimes.bundle.read_golden` gives it.
+
+    Returns
+    -------
+    list of dict
+        name, status ("passed", "failed"), max_abs_diff, tolerance, frames; for logits also max_abs_logit, argmax_flips.
+    """
+    relative = RELATIVE_TOLERANCE.get(model.manifest.get("precision", "fp32"), 1e-4)
+    rows = [_movement_row(golden["logits"])]
+    stream, prepare = model.stream(), Preprocessor(model.manifest["input"])
+    # The native library resizes for itself: that is what is checked where it runs.
+    prepared = np.stack([getattr(stream, "preprocess", prepare)(frame) for frame in golden["frames"]])
+    rows.append(_compare("preprocessing", golden["inputs"], prepared, 1e-4))
+
+    logits, caches = [], {name: [] for name in model.cache_shapes}
+    for x in golden["inputs"]:
+        logits.append(stream.step_tensor(x[None]))
+        for name, values in stream.state().items():
+            caches[name].append(values[0])
+    rows.append(_logits_row("logits", golden["logits"], np.stack(logits), relative))
+    rows += [_compare(name, golden[name], np.stack(values), relative) for name, values in caches.items()]
+
+    stream.reset()
+    whole = np.stack([stream.step(frame).logits for frame in golden["frames"]])
+    rows.append(_logits_row("logits from frames", golden["logits"], whole, relative))
+    return rows
+
+
+def _movement_row(logits):
+    """Recorded logits that stand still would agree with anything."""
+    needed = MOVE_FACTOR * RELATIVE_TOLERANCE["fp32"] * max(1.0, float(np.max(np.abs(logits))))
+    moved = float(np.max(np.ptp(logits, axis=0)))
+    good = np.isfinite(moved) and (moved >= needed or len(logits) == 1)
+    return {"name": "recorded logits move", "status": PASSED if good else FAILED, "max_abs_diff": None, "tolerance": None,
+            "frames": len(logits), "detail": f"by {moved:.3g}, at least {needed:.1g} is needed"}
+
+
+def _logits_row(name, expected, got, relative):
+    row = _compare(name, expected, got, relative)
+    return {**row, "max_abs_logit": float(np.max(np.abs(expected))),
+            "argmax_flips": int((expected.argmax(1) != got.argmax(1)).sum())}
+
+
+def verify(path, backend=None, threads=None, say=lambda text: None):
+    """Verify a bundle: every file's hash, then the replay.
+
+    Parameters
+    ----------
+    path : str or path
+        Folder or .zip.
+    backend, threads :
+        As in `tsm_edge.load`.
+    say : callable
+        Told of the progress.
+
+    Returns
+    -------
+    dict
+        status, backend, note, checks, ... ; what `tsm-verify --json` prints.
+
+    Raises
+    ------
+    BundleError, MissingComponentError
+    """
+    begin = time.perf_counter()
+    bundle = open_bundle(path)
+    files = bundle.check()
+    say(f"files: {files} of {files} have the recorded size and SHA-256")
+    if "golden.npz" not in bundle:
+        raise BundleError("there is nothing to replay", found="a bundle without golden.npz",
+                          expected="recorded frames and outputs", do="export the bundle again")
+    golden = read_golden(bundle)
+    model = load(bundle, backend, threads)
+    say(f"back end: {model.backend}" + (f" ({model.note})" if model.note else ""))
+    rows = replay(model, golden)
+    manifest = bundle.manifest
+    failed = [row["name"] for row in rows if row["status"] != PASSED]
+    return {"bundle": str(path), "name": manifest.get("name", ""), "trained": bool(manifest.get("trained", False)),
+            "precision": manifest.get("precision", "fp32"), "target": (manifest.get("target") or {}).get("name", ""),
+            "machine": platform.machine(), "backend": model.backend, "note": model.note, "files": files,
+            "frames": len(golden["logits"]), "status": FAILED if failed else PASSED, "failed": failed, "checks": rows,
+            "export": (manifest.get("verification") or {}).get("status", "not executed"),
+            "seconds": time.perf_counter() - begin}
+
+
+def _table(rows):
+    width = max(len(row["name"]) for row in rows)
+    yield f"  {'check':<{width}}  result   max difference  allowed   frames"
+    for row in rows:
+        flips = f"  argmax flips {row['argmax_flips']}" if row.get("argmax_flips") else ""
+        numbers = f"{row['detail']:<24}" if row["max_abs_diff"] is None else \
+            f"{row['max_abs_diff']:<14.2e}  {row['tolerance']:<8.1e}"
+        yield f"  {row['name']:<{width}}  {row['status']:<7}  {numbers}  {row['frames']}{flips}"
+
+
+def _main(argv):
+    parser = argparse.ArgumentParser(
+        prog="tsm-verify", description="Replay what an export recorded, on this machine: logits and caches, frame by frame.",
+        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip that tsm-export wrote")
+    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:2])} (default: native where it fits)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
+    parser.add_argument("--json", action="store_true", help="print the measurements as JSON on stdout")
+    options = parser.parse_args(argv)
+    print(f"tsm-verify {options.bundle} --backend {options.backend or 'auto'} --threads {options.threads or 'auto'}",
+          file=sys.stderr)
+    report = verify(options.bundle, options.backend, options.threads, say=lambda text: print(text, file=sys.stderr))
+    passed = report["status"] == PASSED
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        for line in _table(report["checks"]):
+            print(line)
+        if not report["trained"]:
+            print("UNTRAINED: this network has random weights; its labels mean nothing.")
+    where = f"{report['name']} by {report['backend']} on {report['machine']}"
+    if passed:
+        worst = max(row["max_abs_diff"] / row["tolerance"] for row in report["checks"] if row["max_abs_diff"] is not None)
+        verdict = f"PASSED {where}: {report['frames']} frames, largest difference {worst:.1g} of what is allowed"
+    else:
+        verdict = f"FAILED {where}: {', '.join(report['failed'])}"
+    print(verdict, file=sys.stderr if options.json else sys.stdout)
+    return 0 if passed else 1
+
+
+def main(argv=None):
+    """The command line."""
+    cli.run(_main, argv)
+
+
+if __name__ == "__main__":
+    main()
