@@ -75,13 +75,20 @@ def _run(command, what):
     return done.stdout
 
 
+def _network(library):
+    """The files that hold the compiled network without the runtime: plan, weights, kernels."""
+    if library.path.suffix == ".a":
+        return [library.path]
+    return [path for path in (library.path.parent / "plan.o", library.path.parent / "kernels.o") if path.exists()]
+
+
 def build_replay(library, target, runtime, work, static, cc=None):
     """Build the replay program.
 
     Parameters
     ----------
     library : LibraryReport
-        `path` of the library, and `archive` (kernels, plan and weights) for the static form.
+        `path` of the library: a shared one, with the objects it was linked from beside it, or an archive.
     target : Target
     runtime : Path
         Folder of the C runtime's sources.
@@ -101,7 +108,7 @@ def build_replay(library, target, runtime, work, static, cc=None):
     if static:
         sources, _ = runtime_sources(runtime)
         _run([*zig(), "cc", "-target", _MUSL[target.arch], "-O2", "-std=gnu11", "-static", "-DTSM_REPLAY_STATIC",
-              "-I", runtime, runtime / "tsm_replay.c", *sources, library.archive, "-lm", "-lpthread", "-o", program],
+              "-I", runtime, runtime / "tsm_replay.c", *sources, *_network(library), "-lm", "-lpthread", "-o", program],
              "linking the static replay program")
         return [str(program), "-"]
     toolchain.link_program(toolchain.find_compiler(target, cc), target, [runtime / "tsm_replay.c"], program, work,

@@ -42,7 +42,6 @@ TINY_MANIFEST = {"classes": ["left", "right"], "caches": [{"name": "cache.a", "s
 @dataclass
 class TinyLibrary:
     path: Path
-    archive: Path
 
 
 def tiny_trace(inputs):
@@ -91,6 +90,6 @@ def make_tiny_library(tmp_path_factory):
         if target.os == "linux":
             subprocess.run([*zig, "cc", "-target", triple, *flags, "-shared", str(work / "plan.o"),
                             *map(str, sources), "-lpthread", "-lm", "-o", str(work / "libtsm_model.so")], check=True)
-        return TinyLibrary(work / "libtsm_model.so", work / "libtsm_model.a")
+        return TinyLibrary(work / ("libtsm_model.so" if target.os == "linux" else "libtsm_model.a"))
 
     return make

@@ -42,7 +42,7 @@ target_link_libraries(app PRIVATE tsm_edge::model)
 
 
 def make_project(folder, library, target, take):
-    android.write_cmake_package(folder / "package", library.archive, RUNTIME, target)
+    android.write_cmake_package(folder / "package", library.path.with_name("libtsm_model.a"), RUNTIME, target)
     (folder / "app.c").write_text(APP)
     (folder / "CMakeLists.txt").write_text(CMAKE.format(take=PROJECTS[take].format(package=folder / "package")))
     return folder
