@@ -238,7 +238,7 @@ class _Importer:
                 value = self.constant(node.input(index))
                 if value is None or value.size != 1:
                     return False
-                low, high = (float(value), high) if index == 1 else (low, float(value))
+                low, high = (value.item(), high) if index == 1 else (low, value.item())
         return self.clip(node, low, high)
 
     def clip(self, node, low, high):
