@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 
+import tvm
 from tvm import tirx
 from tvm.tirx import op as tir_op
 
@@ -48,6 +49,7 @@ class Emitter:
         self._params = []
         self._blocks = [[]]
         self._count = 0
+        self._llvm = {}
 
     def fresh(self, hint):
         self._count += 1
@@ -109,6 +111,17 @@ class Emitter:
         elif body:
             self.emit(tirx.IfThenElse(condition, _seq(body), None))
 
+    @contextlib.contextmanager
+    def each_thread(self):
+        """`with e.each_thread():` runs the statements inside once in each thread; parallel loops in there are shared out.
+
+        Each thread gets one contiguous part of such a loop, in order, so registers set before it carry state along.
+        """
+        self._blocks.append([])
+        yield
+        body = _seq(self._blocks.pop())
+        self.emit(tirx.AttrStmt(_index(0), "pragma_parallel_launch_point", _index(1), body))
+
     def choose(self, condition, then, otherwise):
         """Run `then()` or `otherwise()` (functions that emit), by a condition at run time or a Python bool."""
         if isinstance(condition, bool):
@@ -120,9 +133,19 @@ class Emitter:
             branches.append(_seq(self._blocks.pop()))
         self.emit(tirx.IfThenElse(condition, *branches))
 
+    def call_llvm(self, name, text, places):
+        """Call a function given as LLVM IR text; it is inlined. Its arguments are addresses: places is
+        [(buffer, offset)]."""
+        self._llvm[name] = text
+        addresses = [tir_op.address_of(tirx.BufferLoad(buffer, [_index(offset)])) for buffer, offset in places]
+        self.emit(tirx.Evaluate(tir_op.call_extern("void", name, *addresses)))
+
     def function(self, symbol):
         """The finished PrimFunc; its parameters do not alias."""
-        func = tirx.PrimFunc(self._params, _seq(self._blocks[0]))
+        body = _seq(self._blocks[0])
+        for text in self._llvm.values():
+            body = tirx.AttrStmt(_index(0), "pragma_import_llvm", tvm.ir.StringImm(text), body)
+        func = tirx.PrimFunc(self._params, body)
         return func.with_attr({"global_symbol": symbol, "s_tir": True, "tirx.noalias": True})
 
 

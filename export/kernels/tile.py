@@ -24,6 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tsm_edge.export.kernels import aarch64
 from tsm_edge.export.kernels.emit import clipped, fma, lane, part, splat
 
 
@@ -159,7 +160,15 @@ def compute(e, target, group, spans, weights, offset, out, clip=None, residual=N
     weights, offset : buffer made by pack_panels, and where this panel starts in it.
     out, residual : Rows at the panel's first channel; as many rows as the spans have.
     """
-    acc = Tile(e, target, len(out.steps), group.chunks)
+    rows = len(out.steps)
+    if target.arch == "aarch64" and group.valid == group.width and aarch64.fits(rows, len(group.chunks)):
+        steps = None if residual is None else residual.steps
+        form = aarch64.Form(len(group.chunks), tuple((span.count, span.steps) for span in spans), out.steps,
+                            clip and tuple(clip), steps)
+        places = [(weights, offset), (out.buffer, out.base)] + ([(residual.buffer, residual.base)] if residual else [])
+        e.call_llvm(*aarch64.function(form), places + [(span.buffer, span.base) for span in spans])
+        return
+    acc = Tile(e, target, rows, group.chunks)
     acc.start(weights, offset)
     acc.multiply(spans, weights, offset + group.width)
     acc.finish(out, group.valid, clip, residual)

@@ -1,0 +1,260 @@
+"""The whole register tile for 64-bit ARM as one block of assembly inside TensorIR: bias, products, residual, clip, store.
+
+LLVM's register allocator spills when a tile fills all 32 registers and its scheduler differs from one core to the next; a
+tile written out is the same on each. `function(...)` makes an LLVM function whose body is that assembly; TensorIR code
+calls it by name and TVM inlines it (pragma_import_llvm). Instructions of the inner loop, for 4 rows x 4 vectors and 8
+channels: 128 multiply-adds by lane, 4 loads of inputs, 8 of weights, 2 for the loop.
+
+Half precision ("h") has 8 lanes; there the lane operand must be one of v0 to v15, which inputs always are.
+"""
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+
+_LOOP_FROM = 4  # turns from which a loop is written as a loop
+
+
+@dataclass(frozen=True)
+class Form:
+    """Everything that shapes a tile's code; distances in elements.
+
+    spans : (channels, steps) of each span; steps are the rows' distances from the first row.
+    """
+
+    vectors: int
+    spans: tuple[tuple[int, tuple[int, ...]], ...]
+    out_steps: tuple[int, ...]
+    clip: tuple[float, float] | None
+    residual_steps: tuple[int, ...] | None
+    element: str = "s"  # "s": float32, "h": float16
+
+    @property
+    def rows(self):
+        return len(self.out_steps)
+
+
+def fits(rows, vectors):
+    """Whether a tile has enough registers: accumulators, one input vector per row, one set of weights."""
+    return 1 <= vectors <= 4 and rows >= 1 and rows * vectors + rows + vectors <= 32
+
+
+@functools.lru_cache(maxsize=None)
+def function(form):
+    """(name, LLVM IR) of the tile's function. Its arguments are pointers: weights, out, [residual,] one per span."""
+    return _Writer(form).finish()
+
+
+class _Writer:
+    def __init__(self, form):
+        self.form = form
+        self.lanes, self.size = (4, 4) if form.element == "s" else (8, 2)
+        rows, vectors = form.rows, form.vectors
+        self.lines = []
+        self.constants = {}  # value -> operand, held in a register by whoever calls
+        # registers: inputs first (lane operands of half precision must be low), weights, accumulators last
+        free = 32 - rows * vectors
+        self.pairs = 2 * rows + vectors <= free  # two vectors of inputs at a time
+        inputs = rows * (2 if self.pairs else 1)
+        self.sets = 2 if inputs + 2 * vectors <= free else 1  # weights of the next channel are loaded early
+        self.weight0 = inputs
+        self.acc0 = free
+        self.pointers = ["weights", "out"] + (["residual"] if form.residual_steps else [])
+        self.pointers += [f"x{i}" for i in range(len(form.spans))]
+        self.temps = [f"row{i}" for i in range(1, rows)] + ["count"]
+
+    # --- text ---
+    def add(self, line):
+        self.lines.append(line)
+
+    def vector(self, number):
+        return f"v{number}.{self.lanes}{self.form.element}"
+
+    def list_of(self, first, count):
+        return "{" + ", ".join(self.vector(first + i) for i in range(count)) + "}"
+
+    def acc(self, row, column):
+        return self.acc0 + row * self.form.vectors + column
+
+    def constant(self, value):
+        """Operand that holds `value`."""
+        return self.constants.setdefault(value, f"c{len(self.constants)}")
+
+    def move(self, pointer, source, elements):
+        """pointer = source + elements."""
+        value = elements * self.size
+        if value == 0 and pointer == source:
+            return
+        word = "add" if value >= 0 else "sub"
+        if abs(value) < 4096 or (value % 4096 == 0 and abs(value) < 1 << 24):
+            self.add(f"{word} [{pointer}], [{source}], #{abs(value)}")
+        else:
+            self.add(f"add [{pointer}], [{source}], [{self.constant(value)}]")
+
+    # --- parts ---
+    def each_row(self, pointer, steps, instruction):
+        """One instruction for each row, `pointer` moved along. instruction(row) -> text before the address."""
+        deltas = [b - a for a, b in zip(steps, steps[1:])]
+        for row in range(len(steps)):
+            if row + 1 < len(steps):
+                text = f"{instruction(row)}, [[{pointer}]], [{self.constant(deltas[row] * self.size)}]"
+                if deltas[row] == self.form.vectors * self.lanes:
+                    text = f"{instruction(row)}, [[{pointer}]], #{deltas[row] * self.size}"
+                self.add(text)
+            else:
+                self.add(f"{instruction(row)}, [[{pointer}]]")
+
+    def start(self):
+        """Accumulators = bias + residual."""
+        form = self.form
+        width = form.vectors
+        if form.residual_steps is None:
+            for row in range(form.rows):
+                last = f", #{width * 16}" if row == form.rows - 1 else ""
+                self.add(f"ld1 {self.list_of(self.acc(row, 0), width)}, [[weights]]{last}")
+            return
+        self.add(f"ld1 {self.list_of(self.weight0, width)}, [[weights]], #{width * 16}")
+        self.each_row("residual", form.residual_steps, lambda row: f"ld1 {self.list_of(self.acc(row, 0), width)}")
+        for row in range(form.rows):
+            for column in range(width):
+                acc = self.vector(self.acc(row, column))
+                self.add(f"fadd {acc}, {acc}, {self.vector(self.weight0 + column)}")
+
+    def load_weights(self, which):
+        first, width = self.weight0 + which * self.form.vectors, self.form.vectors
+        self.add(f"ld1 {self.list_of(first, width)}, [[weights]], #{width * 16}")
+        return first
+
+    def steps(self, inputs):
+        """Multiply-adds of several channels. inputs: per channel, a function row -> (register, lane)."""
+        form = self.form
+        ready = self.load_weights(0) if self.sets == 2 else None
+        for number, source in enumerate(inputs):
+            if self.sets == 2:
+                first = ready
+                if number + 1 < len(inputs):
+                    ready = self.load_weights((number + 1) % 2)
+            else:
+                first = self.load_weights(0)
+            for column in range(form.vectors):
+                for row in range(form.rows):
+                    register, lane = source(row)
+                    self.add(f"fmla {self.vector(self.acc(row, column))}, {self.vector(first + column)}, "
+                             f"v{register}.{form.element}[{lane}]")
+
+    def span(self, number, channels, steps):
+        """All products of one span."""
+        rows = [f"x{number}"] + [f"row{i}" for i in range(1, self.form.rows)]
+        for i in range(1, self.form.rows):
+            self.move(rows[i], rows[i - 1], steps[i] - steps[i - 1])
+        turn = self.lanes * (2 if self.pairs else 1)
+        turns, left = divmod(channels, turn)
+
+        def whole():
+            if self.pairs:
+                for i, pointer in enumerate(rows):
+                    self.add(f"ldp q{2 * i}, q{2 * i + 1}, [[{pointer}]], #32")
+                self.steps([lambda row, k=k: (2 * row + k // self.lanes, k % self.lanes) for k in range(turn)])
+            else:
+                self.vectors_of(rows)
+
+        if turns >= _LOOP_FROM:
+            self.add(f"mov [count:w], #{turns}")
+            self.add("1:")
+            whole()
+            self.add("subs [count:w], [count:w], #1")
+            self.add("b.ne 1b")
+        else:
+            for _ in range(turns):
+                whole()
+        if left >= self.lanes:
+            self.vectors_of(rows)
+            left -= self.lanes
+        if left:
+            self.rest(rows, left, channels)
+
+    def vectors_of(self, rows):
+        """One vector of inputs of each row."""
+        for i, pointer in enumerate(rows):
+            self.add(f"ldr q{i}, [[{pointer}]], #16")
+        self.steps([lambda row, k=k: (row, k) for k in range(self.lanes)])
+
+    def rest(self, rows, left, channels):
+        """The last channels, fewer than a vector: read from further back where the row has that much, else one by one."""
+        if channels >= self.lanes:
+            back = (self.lanes - left) * self.size
+            for i, pointer in enumerate(rows):
+                self.add(f"ldur q{i}, [[{pointer}], #-{back}]")
+            self.steps([lambda row, k=k: (row, k) for k in range(self.lanes - left, self.lanes)])
+            return
+        for i, pointer in enumerate(rows):
+            for k in range(left):
+                self.add(f"ld1 {{v{i}.{self.form.element}}}[{k}], [[{pointer}]], #{self.size}")
+        self.steps([lambda row, k=k: (row, k) for k in range(left)])
+
+    def clip(self):
+        """Inputs and weights are done with: their registers hold the limits."""
+        low, high = self.form.clip
+        used = []
+        for register, (word, limit) in enumerate((("fmaxnm", low), ("fminnm", high))):
+            if math.isinf(limit):
+                continue
+            self.limit(register, limit)
+            used.append((word, self.vector(register)))
+        for row in range(self.form.rows):
+            for column in range(self.form.vectors):
+                acc = self.vector(self.acc(row, column))
+                for word, limit in used:
+                    self.add(f"{word} {acc}, {acc}, {limit}")
+
+    def limit(self, register, value):
+        if value == 0:
+            self.add(f"movi v{register}.2d, #0")
+        elif _is_immediate(value):
+            self.add(f"fmov {self.vector(register)}, #{value:.8f}")
+        else:
+            bits = struct.unpack("<I", struct.pack("<f", value))[0] if self.form.element == "s" else \
+                struct.unpack("<H", struct.pack("<e", value))[0]
+            self.add(f"dup {self.vector(register)}, [{self.constant(bits)}:w]")
+
+    def finish(self):
+        form = self.form
+        self.start()
+        for number, (channels, steps) in enumerate(form.spans):
+            self.span(number, channels, steps)
+        if form.clip:
+            self.clip()
+        self.each_row("out", form.out_steps, lambda row: f"st1 {self.list_of(self.acc(row, 0), form.vectors)}")
+        return self.as_function()
+
+    # --- the LLVM function around it ---
+    def as_function(self):
+        """Operands: pointers (changed), temporaries, then constants."""
+        operands = {name: f"${i}" for i, name in enumerate(self.pointers + self.temps)}
+        tied = len(self.pointers)
+        for value, name in self.constants.items():
+            operands[name] = f"${len(operands) + tied}"  # the tied inputs are numbered in between
+        text = "\n".join(self.lines)
+        for name, operand in operands.items():
+            text = text.replace(f"[{name}]", operand).replace(f"[{name}:w]", "${%s:w}" % operand[1:])
+        kinds = "ptr, " * tied + "i64, " * len(self.temps)
+        constraints = ["=r"] * tied + ["=&r"] * len(self.temps) + [str(i) for i in range(tied)]
+        constraints += ["r"] * len(self.constants) + [f"~{{v{i}}}" for i in range(32)] + ["~{cc}", "~{memory}"]
+        values = [f"ptr %{name}" for name in self.pointers] + [f"i64 {value}" for value in self.constants]
+        body = text.replace("\n", "\\0A").replace('"', '\\"')
+        digest = hashlib.sha256((text + repr(list(self.constants))).encode()).hexdigest()[:16]
+        name = f"tsm_tile_{self.form.element}{self.form.rows}x{self.form.vectors}_{digest}"
+        return name, (f"define void @{name}({', '.join(f'ptr %{p}' for p in self.pointers)}) {{\n"
+                      f"  %r = call {{ {kinds[:-2]} }} asm sideeffect \"{body}\", \"{','.join(constraints)}\"("
+                      f"{', '.join(values)})\n  ret void\n}}\n")
+
+
+def _is_immediate(value):
+    """Whether fmov can hold it: +-(16..31) / 16 * 2**(-3..4)."""
+    if value == 0 or math.isinf(value) or math.isnan(value):
+        return False
+    fraction, exponent = math.frexp(abs(value))  # fraction in [0.5, 1)
+    return -2 <= exponent <= 5 and fraction * 32 == int(fraction * 32)
