@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,14 +172,15 @@ class LiteRt(Peer):
 
     def __init__(self, model, workdir, threads):
         interpreter = _need("ai_edge_litert.interpreter", self.package)
-        import onnx
-
-        from tsm_edge.export.import_onnx import import_onnx
-
-        from .litert_model import write_litert
-
         path = workdir / "model.tflite"
-        path.write_bytes(write_litert(import_onnx(onnx.load(str(model.onnx_path)))))
+        if not (_reuse and path.exists()):
+            import onnx
+
+            from tsm_edge.export.import_onnx import import_onnx
+
+            from .litert_model import write_litert
+
+            path.write_bytes(write_litert(import_onnx(onnx.load(str(model.onnx_path)))))
         self.run = interpreter.Interpreter(model_path=str(path), num_threads=threads)
         self.run.allocate_tensors()
         self.inputs = [d["index"] for d in self.run.get_input_details()]
@@ -200,7 +202,23 @@ class LiteRt(Peer):
         return logits.reshape(-1)
 
 
+_reuse = False
+
+
+@contextmanager
+def reuse_conversions():
+    """Within: a converted file that is already in the work folder is taken as it is."""
+    global _reuse
+    _reuse, before = True, _reuse
+    try:
+        yield
+    finally:
+        _reuse = before
+
+
 def _convert(command, workdir, product, name):
+    if _reuse and product.exists():
+        return
     run = subprocess.run(command, cwd=workdir, capture_output=True, text=True)
     if run.returncode or not product.exists():
         lines = (run.stdout + run.stderr).strip().splitlines()[-5:]

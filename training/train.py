@@ -129,10 +129,12 @@ def _main(argv):
     if dist.is_initialized():
         dist.destroy_process_group()
     if chief:
-        result = {"checkpoint": str(folder / "final.pth"), "validation_top1": accuracy, "loss": trainer.history[-1] if trainer.history else None,
-                  "steps": trainer.step, "classes": classes}
-        print(json.dumps(result) if args.json else f"checkpoint {result['checkpoint']}\nnext: tsm-export --checkpoint {result['checkpoint']} --target host")
-        print(f"PASSED {trainer.step} steps" + (f", validation top-1 {accuracy:.2%}" if accuracy is not None else ""), file=sys.stderr if args.json else sys.stdout)
+        final = folder / "final.pth"
+        loss = trainer.history[-1] if trainer.history else None
+        result = {"checkpoint": str(final), "validation_top1": accuracy, "loss": loss, "steps": trainer.step, "classes": classes}
+        print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {final} --target host")
+        verdict = f"PASSED {trainer.step} steps" + ("" if accuracy is None else f", validation top-1 {accuracy:.2%}")
+        print(verdict, file=sys.stderr if args.json else sys.stdout)
     return 0
 
 
@@ -195,12 +197,19 @@ def _gestures(args, chief):
         path = root / f"{split}-{args.gesture_set}-{count}x{args.frames}-{side}px-{args.seconds:g}s"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
-            show = (lambda done, total, s=split: print(f"\rrendering {s} clips {done}/{total}", end="", file=sys.stderr)) if sys.stderr.isatty() else None
+            show = _rendering(split) if sys.stderr.isatty() else None
             prerender(path, split, count, names, args.frames, (side, side), args.seconds, progress=show)
         made.append(path)
     if dist.is_initialized():
         dist.barrier()
     return CachedClips(made[0]), CachedClips(made[1])
+
+
+def _rendering(split):
+    def show(done, total):
+        print(f"\rrendering {split} clips {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+
+    return show
 
 
 def _network(args, classes):

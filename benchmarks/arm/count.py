@@ -123,8 +123,8 @@ def estimate_cycles(blocks, cpu, steps, cover=0.995):
 
     The blocks that hold `cover` of all instructions are estimated; the rest is taken as alike.
     """
-    mc, mca = (next((shutil.which(f"{tool}{v}") for v in ("", "-19", "-18", "-17", "-16", "-15", "-14") if shutil.which(f"{tool}{v}")), None)
-               for tool in ("llvm-mc", "llvm-mca"))
+    versions = ("", *(f"-{v}" for v in range(22, 13, -1)))
+    mc, mca = (next(filter(None, (shutil.which(tool + v) for v in versions)), None) for tool in ("llvm-mc", "llvm-mca"))
     if not mc or not mca or not blocks:
         return None
     ordered = sorted(blocks, key=lambda b: -b.runs * len(b.words))

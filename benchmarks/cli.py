@@ -1,0 +1,202 @@
+"""tsm-bench: a bundle beside other engines on this machine."""
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.errors import CheckFailedError, InputError
+
+from .engines import OURS, Ours, check_names, measured_peak, open_engine
+from .environment import environment
+from .measure import interleave
+from .peers import PEERS
+
+EXAMPLES = """examples:
+  tsm-bench dist/host
+  tsm-bench dist/host --against onnxruntime,openvino,ncnn,mnn,litert --threads 1
+  tsm-bench dist/host --fps 30                 one step every 1/30 s, as a camera asks for them
+  tsm-bench runs/gestures/final.pth            a checkpoint is compiled for this machine first
+"""
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="tsm-bench", description=__doc__, epilog=EXAMPLES,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("model", metavar="BUNDLE|MODEL", help="a bundle for this machine, or a checkpoint to compile for it")
+    p.add_argument("--against", default="", help=f"engines, with commas: {', '.join(PEERS)}; or all")
+    p.add_argument("--backends", default="", help="other back ends of ours beside native, with commas: onnxruntime, tvm")
+    p.add_argument("--threads", type=int, default=1, help="threads of one step, for every engine (1)")
+    p.add_argument("--rounds", type=int, default=12, help="rounds; every engine runs once in each (12)")
+    p.add_argument("--steps", type=int, default=25, help="timed steps of an engine in a round (25)")
+    p.add_argument("--warmup", type=int, default=5, help="untimed steps before them (5)")
+    p.add_argument("--fps", type=float, default=0.0, help="pace the steps at a camera's rate instead of back to back")
+    p.add_argument("--no-kernels", action="store_true", help="leave out the table of kernels")
+    p.add_argument("--json", action="store_true", help="print one JSON object")
+    return p
+
+
+def main(argv=None):
+    from tsm_edge.cli import run
+
+    run(_main, argv)
+
+
+def _main(argv):
+    args = parser().parse_args(argv)
+    for name in ("threads", "rounds", "steps"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} cannot be used", found=getattr(args, name), expected="at least 1", do=f"for example --{name} 2")
+    names = list(PEERS) if args.against == "all" else check_names([n.strip() for n in args.against.split(",") if n.strip()])
+    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        result = bench(_bundle(args.model, Path(folder)), names, [b for b in args.backends.split(",") if b], args, Path(folder))
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result)
+    verdict = f"PASSED every engine gives the same logits; {OURS} p50 {result['ours']['p50_ms']:.3f} ms"
+    print(verdict, file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _bundle(path, folder):
+    from tsm_edge.runtimes.bundle import open_bundle
+
+    if Path(path).is_file() and Path(path).suffix not in (".zip",):
+        from tsm_edge.export import export_bundle
+        from tsm_edge.export.networks import from_checkpoint
+
+        export_bundle(from_checkpoint(path), target="host", output=folder / "bundle")
+        path = folder / "bundle"
+    return open_bundle(path)
+
+
+def bench(bundle, peers, backends, args, folder):
+    """Measure; returns a dict of plain values (what --json prints).
+
+    Raises
+    ------
+    CheckFailedError
+        An engine's logits differ from ours by more than 1e-3 x max(1, max |logit|): its time would mean nothing.
+    """
+    size = bundle.manifest["input"]
+    frames = _frames(8, size["width"], size["height"])
+    names = [OURS, *(f"{OURS}:{b}" for b in backends), *peers]
+    engines = {}
+    for name in names:
+        print(f"opening {name} ...", file=sys.stderr)
+        engines[name] = open_engine(name, bundle, args.threads, folder)
+    differences = _agreement(engines, frames, 1e-2 if bundle.manifest["precision"] != "fp32" else 1e-3)
+    print("timing ...", file=sys.stderr)
+    period = 1 / args.fps if args.fps else 0.0
+    timings = interleave({n: e.step for n, e in engines.items()}, frames, rounds=args.rounds, steps_per_round=args.steps,
+                         warmup=args.warmup, period=period)
+    rows = {}
+    for name, timing in timings.items():
+        rows[name] = {"name": name, "p50_ms": timing.percentile(50) * 1e3, "p90_ms": timing.percentile(90) * 1e3,
+                      "p99_ms": timing.percentile(99) * 1e3, "best_ms": timing.best * 1e3,
+                      "ratio": timings[OURS].ratio_to(timing), "max_abs_diff": differences[name],
+                      **_cold(name, bundle, args.threads, folder)}
+    rows[OURS]["library_bytes"] = bundle.files["libtsm_model.so"][0] if "libtsm_model.so" in bundle.files else None
+    for peer in peers:
+        rows[peer]["version"] = PEERS[peer].version()
+    result = {"model": bundle.manifest["name"], "precision": bundle.manifest["precision"], "input": [size["width"], size["height"]],
+              "threads": args.threads, "fps": args.fps, "rounds": args.rounds, "steps": args.steps,
+              "environment": environment(["numpy", *(PEERS[p].package for p in peers)]),
+              "ours": rows[OURS], "backends": [rows[f"{OURS}:{b}"] for b in backends], "peers": [rows[p] for p in peers]}
+    if not args.no_kernels:
+        result["peak_gflops"] = peak = measured_peak()
+        result["kernels"] = _kernels(bundle, args.threads, frames, peak)
+    return result
+
+
+def _frames(count, width, height):
+    """Smooth moving pictures, float32 [1, 3, h, w] as after normalisation."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    out = []
+    for i in range(count):
+        planes = [np.sin(x / (17 + 5 * c) + 0.7 * i) + np.cos(y / (23 - 4 * c) - 0.4 * i * (c + 1)) for c in range(3)]
+        out.append(np.ascontiguousarray(np.stack(planes)[None], np.float32))
+    return out
+
+
+def _agreement(engines, frames, tolerance):
+    """Largest |logit - ours| over chained frames, for each engine."""
+    outputs = {}
+    for name, engine in engines.items():
+        engine.reset()
+        outputs[name] = np.stack([np.asarray(engine.step(f)).reshape(-1) for f in frames])
+    ours = outputs[OURS]
+    worst = {name: float(np.abs(out - ours).max()) for name, out in outputs.items()}
+    bound = tolerance * max(1.0, float(np.abs(ours).max()))
+    for name, difference in worst.items():
+        if not difference <= bound:
+            raise CheckFailedError(f"{name} computes something else", found=f"logits differ by {difference:.3g}",
+                                   expected=f"at most {bound:.3g}", do=f"run tsm-verify on the bundle; leave {name} out of --against")
+    return worst
+
+
+def _cold(name, bundle, threads, folder):
+    command = [sys.executable, "-m", "tsm_edge.benchmarks.cold", name, str(bundle.folder), str(threads), str(folder)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        return {"first_result_ms": None, "peak_memory_mib": None}
+    return json.loads(run.stdout.strip().splitlines()[-1])
+
+
+def _kernels(bundle, threads, frames, peak):
+    engine = Ours(bundle, threads, profile=True)
+    per_step = []
+    for i in range(60):
+        engine.step(frames[i % len(frames)])
+        if i >= 10:
+            per_step.append([k.last_ns for k in engine.stream.profile()])
+    calls = engine.stream.profile()
+    median = np.median(np.array(per_step), axis=0)
+    table = []
+    for call, ns in zip(calls, median):
+        rate = 2 * call.macs / ns if ns else 0.0  # flop a nanosecond: GFLOP/s
+        table.append({"name": call.name, "kind": call.kind, "ms": float(ns) / 1e6, "gflops": float(rate),
+                      "peak_share": float(rate / (peak * threads)) if peak else None, "bytes": int(call.bytes), "macs": int(call.macs)})
+    return table
+
+
+def _print(result):
+    env = result["environment"]
+    print(f"{result['model']} {result['precision']} {result['input'][0]}x{result['input'][1]}, {result['threads']} thread(s)"
+          + (f", paced at {result['fps']:g} fps" if result["fps"] else ""))
+    print(f"{env['cpu']} ({' '.join(env['features'])}), {env['cores']} cores, governor {env['governor']}, load {env['load']}")
+    print(f"\n{'engine':22} {'p50 ms':>8} {'p90':>8} {'p99':>8} {'best':>8} {'ours/its':>9} {'first ms':>9} {'MiB':>6}  max diff")
+    for row in [result["ours"], *result["backends"], *result["peers"]]:
+        cold = [f"{row[k]:.0f}" if row[k] is not None else "-" for k in ("first_result_ms", "peak_memory_mib")]
+        print(f"{row['name'] + ' ' + (row.get('version') or ''):22} {row['p50_ms']:8.3f} {row['p90_ms']:8.3f} {row['p99_ms']:8.3f} "
+              f"{row['best_ms']:8.3f} {row['ratio']:9.3f} {cold[0]:>9} {cold[1]:>6}  {row['max_abs_diff']:.1e}")
+    if result["ours"].get("library_bytes"):
+        print(f"library {result['ours']['library_bytes'] / 1e6:.2f} MB")
+    if "kernels" in result:
+        _print_kernels(result)
+    print()
+
+
+def _print_kernels(result):
+    total = sum(k["ms"] for k in result["kernels"])
+    macs = sum(k["macs"] for k in result["kernels"])
+    peak = result["peak_gflops"]
+    print(f"\n{'kernel':44} {'kind':18} {'ms':>7} {'share':>6} {'GFLOP/s':>8} {'of peak':>8} {'KB':>8}")
+    for k in sorted(result["kernels"], key=lambda k: -k["ms"]):
+        share = f"{100 * k['peak_share']:.0f} %" if k["peak_share"] is not None else "-"
+        print(f"{k['name'][:44]:44} {k['kind'][:18]:18} {k['ms']:7.3f} {100 * k['ms'] / total:5.1f}% {k['gflops']:8.1f} {share:>8} "
+              f"{k['bytes'] / 1e3:8.0f}")
+    whole = 2 * macs / total / 1e6
+    of_peak = f"{100 * whole / peak / result['threads']:5.0f} % of {peak:.1f} GFLOP/s measured" if peak else ""
+    print(f"{'all kernels':63} {total:7.3f} 100.0% {whole:8.1f} {of_peak}")
+
+
+if __name__ == "__main__":
+    main()
