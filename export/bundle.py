@@ -20,7 +20,6 @@ from .report import ExportReport, Progress
 from .targets import TARGETS, get_target
 
 GOLDEN_FRAMES, GOLDEN_FRAMES_LEAST, GOLDEN_CACHE_BYTES = 6, 3, 8 << 20
-DEVICE_FILES = ("tsm_device.py", "demo.py")
 
 
 @dataclass(frozen=True)
@@ -214,8 +213,9 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
         write_golden(folder / "golden.npz", frames[:count], inputs[:count], reference.head(count))
         if target.os == "linux":
             (folder / "device").mkdir()
-            for file in DEVICE_FILES:
-                shutil.copyfile(runtime_folder("device") / file, folder / "device" / file)
+            for file in sorted(runtime_folder("device").glob("*.py")):
+                if file.name != "__init__.py":
+                    shutil.copyfile(file, folder / "device" / file.name)
         manifest = dict(manifest, verification=verify.summary(checks))
         names = [entry["path"] for entry in list_files(folder)]
         readme = bundle_readme(manifest, target, Path(shown).name, names)
