@@ -6,7 +6,6 @@ have future=(0, 1) and past=(1, 2).
 """
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from .errors import InputError

@@ -1,0 +1,339 @@
+"""Reading checkpoints of several projects, strictly and safely, and writing our own.
+
+A checkpoint is read with `weights_only=True`: it can hold tensors and plain values, never code.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .backbones import NAMES
+from .errors import CheckpointError, InputError
+from .layouts import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
+
+FORMAT, VERSION = "tsm_edge.checkpoint", 1
+KINDS = {
+    "published": "the published online Jester layout", "reference": "a network trained with the reference repository",
+    "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "own": "a tsm_edge checkpoint",
+}
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    state_dict : tensors by our names, float32.
+    arch : "mobilenet_v2", "resnet18" or "resnet50"; the class name for a network of one's own (kind "own" only).
+    num_classes, width : as for `create_model`.
+    kind : a key of KINDS.
+    classes : class names, if known.
+    info : what else is known: shift ("online", "offline", None without shifts; absent if the file does not say), past,
+        future, fold_div, placement, rounding, trained, input_size, ...
+    """
+
+    state_dict: dict
+    arch: str
+    num_classes: int
+    width: float
+    kind: str
+    classes: list | None = None
+    info: dict = field(default_factory=dict)
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path):
+    """Read and recognise a checkpoint file.
+
+    Parameters
+    ----------
+    path : path
+        The published online Jester checkpoint, one of the reference repository or of MMAction2 (MobileNetV2, ResNet-50), a
+        plain state dict with our or torchvision's ResNet names, or one of ours.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+        Missing, truncated, foreign or inconsistent files; says what was found and what was expected.
+    """
+    content = _read(path)
+    if isinstance(content, dict) and content.get("format") == FORMAT:
+        return _own(content, path)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not weights or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()):
+        keys = first_keys(weights if isinstance(weights, dict) else [type(weights).__name__])
+        raise CheckpointError(f"{path} is no checkpoint of a network", found=keys,
+                              expected="tensors by name, alone or under 'state_dict'",
+                              do="save the network's state_dict() with torch.save")
+    try:
+        layout, weights, shifted, facts = translate(weights)
+        arch, num_classes, width, rounding = measure(weights)
+        expected, convolutions, blocks = expected_weights(arch, num_classes, width, rounding)
+    except UnknownLayout as error:
+        problem, found, wanted, do = error.args
+        raise CheckpointError(f"{path} cannot be used: {problem}", found=found, expected=wanted, do=do) from None
+    wrong = differences(weights, expected)
+    if wrong:
+        raise CheckpointError(
+            f"{path} does not fit {arch} with {num_classes} classes and width {width:g}",
+            found=f"{'; '.join(wrong)}; first keys of the file: {first_keys(weights)}",
+            expected=f"the {len(expected)} tensors {first_keys(expected)}", do="use an unchanged checkpoint of that network")
+    info = {"fold_div": 8, "placement": facts.get("placement", "residual"), "rounding": rounding, "trained": True, **{
+        key: facts[key] for key in ("mean", "std") if key in facts}}
+    kind = layout if layout != "flat" else "plain"
+    classes = None
+    if layout == "flat" and (arch, num_classes, width) == ("mobilenet_v2", 27, 1.0):
+        from .jester import CLASSES
+
+        kind, classes = "published", list(CLASSES)
+        info.update(shift="online", past=(0, 1), future=None)
+    elif layout != "flat" and not shifted:
+        info.update(shift=None, past=None, future=None)
+    elif layout != "flat":
+        wanted = blocks if info["placement"] == "inplace" else convolutions
+        if shifted != wanted:
+            odd = sorted(shifted ^ wanted)
+            raise CheckpointError(f"{path} has its shifts in other places than {arch} here", found=f"differing: {first_keys(odd)}",
+                                  expected=f"shifts of {first_keys(sorted(wanted))}",
+                                  do="build the network yourself: tsm_edge.shift.insert_shifts(net, where)")
+        # both projects train with both directions unless their code is changed, which the file would not show
+        info.update(shift="offline", past=(1, 2), future=(0, 1))
+    return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, kind, classes, info)
+
+
+def _own(content, path):
+    if content.get("version") != VERSION:
+        raise CheckpointError(f"{path} was written by another release", found=f"version {content.get('version')!r}",
+                              expected=f"version {VERSION}", do="install the release of tsm-edge that wrote it")
+    weights, info = content.get("state_dict"), content.get("info")
+    if not isinstance(weights, dict) or not isinstance(info, dict) or not all(
+            isinstance(v, torch.Tensor) for v in weights.values()):
+        raise CheckpointError(f"{path} is damaged", found=first_keys(content), expected="'state_dict' and 'info'",
+                              do="save the network again with save_checkpoint")
+    info = dict(info)
+    arch, num_classes, width = info.get("name"), info.get("num_classes"), info.get("width", 1.0)
+    expected = None
+    if arch in NAMES and isinstance(num_classes, int):
+        expected, _, _ = expected_weights(arch, num_classes, width, info.get("rounding", "reference"))
+        wrong = differences(weights, expected)
+        if wrong:
+            raise CheckpointError(f"{path} does not hold the network that it names", found="; ".join(wrong),
+                                  expected=f"{arch}, {num_classes} classes, width {width:g}", do="save the network again")
+    return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, "own", info.get("classes"), info)
+
+
+def _clean(weights, expected, path):
+    """float32 tensors of their own, all finite; counters of batches filled in."""
+    clean = {}
+    for name, value in weights.items():
+        if value.is_floating_point():
+            if not torch.isfinite(value).all():
+                raise CheckpointError(f"{path} holds values that are no numbers", found=f"NaN or infinity in {name}",
+                                      expected="finite weights", do="use an earlier checkpoint of that training")
+            value = value.detach().to(torch.float32)
+        clean[name] = value.detach().clone().contiguous()
+    for name in expected or ():
+        if name.endswith(".num_batches_tracked"):
+            clean.setdefault(name, torch.tensor(0))
+    return clean
+
+
+def _read(path):
+    """torch.load with every failure in words."""
+    def refuse(problem, found, expected="a file written by torch.save", do="download or copy the file again"):
+        return CheckpointError(f"{path} {problem}", found=found, expected=expected, do=do)
+
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise refuse("is not there", "a folder" if os.path.isdir(path) else "no such file", "a checkpoint file", "check the path")
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if size == 0:
+        raise refuse("is empty", "0 bytes")
+    if head.startswith(b"version https://git-lfs"):
+        raise refuse("is a Git LFS pointer, not the file itself", f"{size} bytes of text", do="run git lfs pull")
+    if head.lstrip()[:1] == b"<":
+        raise refuse("is a web page, not a checkpoint", head[:40].decode("latin-1").strip(),
+                     do="download the file itself, not the page about it")
+    try:
+        with _plain_numpy():
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        text = str(error)
+        unsafe = re.search(r"GLOBAL ([\w.]+)", text)
+        if unsafe:
+            raise refuse("holds Python objects, which are not loaded because they can run code", unsafe[1],
+                         "tensors and plain values",
+                         "where you trust the file, save its weights alone: "
+                         "torch.save({'state_dict': checkpoint['state_dict']}, 'weights.pth')") from error
+        lines = [line.strip() for line in text.splitlines() if line.strip() and "option" not in line and "http" not in line]
+        reason = lines[-1] if "WeightsUnpickler" in text and lines else lines[0] if lines else ""
+        legacy, archive = head.startswith(b"\x80"), head.startswith(b"PK")
+        what = "is truncated or damaged" if legacy or archive else "is no PyTorch checkpoint"
+        raise refuse(what, f"{size} bytes, {type(error).__name__}: {reason[:160]}") from error
+
+
+@contextlib.contextmanager
+def _plain_numpy():
+    """Allow numpy's scalars, which trainers store as their best score: numbers, not code."""
+    scalar = np._core.multiarray.scalar if hasattr(np, "_core") else np.core.multiarray.scalar
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = {type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4", "?")}
+    with torch.serialization.safe_globals([*((scalar, name) for name in names), np.dtype, *kinds]):
+        yield
+
+
+# --- into a network --------------------------------------------------------------------------------------------------
+
+
+def agree(loaded, path, name, num_classes, width, asked):
+    """Does a checkpoint fit what `create_model` was asked for? Returns notes for `tsm_info`.
+
+    asked : dict with shift, past, future, fold_div, placement as the caller gave them (None: not given).
+
+    Raises
+    ------
+    CheckpointError
+    """
+    def refuse(problem, found, expected, do):
+        return CheckpointError(f"{path} {problem}", found=found, expected=expected, do=do)
+
+    if loaded.arch != name:
+        raise refuse("holds another network", f"{loaded.arch} ({KINDS[loaded.kind]}; {first_keys(loaded.state_dict)})", name,
+                     f"create_model({loaded.arch!r}, ...), or another file")
+    if num_classes is not None and num_classes != loaded.num_classes:
+        raise refuse("has another number of classes", f"{loaded.num_classes} ({HEADS[name]}.weight "
+                     f"{tuple(loaded.state_dict[HEADS[name] + '.weight'].shape)})", f"{num_classes}, as num_classes says",
+                     f"pass num_classes={loaded.num_classes}; to train for other classes start from "
+                     "load_into(net, path, head=False)")
+    if width is not None and float(width) != float(loaded.width):
+        raise refuse("has another width", f"width {loaded.width:g}", f"{width:g}", "leave width out")
+    known, notes = loaded.info, []
+    if asked["shift"] is None:
+        return notes
+    given = {key: value for key, value in asked.items() if key != "shift" and value is not None}
+    if "shift" in known and known["shift"] == asked["shift"]:
+        for key, value in given.items():
+            recorded = known.get(key)
+            value = tuple(value) if key in ("past", "future") else value
+            if recorded is not None and value != (tuple(recorded) if key in ("past", "future") else recorded):
+                if loaded.kind in ("own", "published"):
+                    raise refuse("was trained with other shifts", f"{key}={recorded}", f"{key}={value}, as asked for",
+                                 f"leave {key} out: the checkpoint knows it")
+                notes.append(f"{key}={value} as asked for; {KINDS[loaded.kind]} usually has {key}={recorded}")
+        return notes
+    trained = {"online": f"online, past={known.get('past')}", None: "without shifts",
+               "offline": f"in both directions, future={known.get('future')}, past={known.get('past')}"}
+    trained = trained[known["shift"]] if "shift" in known else "in a way that the file does not say"
+    if "past" not in given:
+        example = known.get("past") or (0, 1)
+        raise refuse(
+            f"was not trained with {asked['shift']} shifts", f"{KINDS[loaded.kind]}, trained {trained}",
+            f"weights trained with {asked['shift']} shifts, or your word on the slice that comes from the past",
+            f"if it is meant so, say which: past={tuple(example)} (tsm-export: --past {example[0]}:{example[1]}), and measure "
+            "the accuracy" + ("; or shift='offline' for the network as trained" if known.get("shift") == "offline" else ""))
+    notes.append(f"weights trained {trained}, run {asked['shift']} with past={tuple(given['past'])} as asked for")
+    return notes
+
+
+def copy_weights(net, loaded, path, head=True):
+    """Copy a checkpoint's tensors into a network, all or nothing."""
+    expected, weights = net.state_dict(), dict(loaded.state_dict)
+    if not head:
+        name = HEADS.get(loaded.arch, "")
+        weights = {k: v for k, v in weights.items() if not name or k.rpartition(".")[0] != name}
+        weights.update({k: v for k, v in expected.items() if name and k.rpartition(".")[0] == name})
+    wrong = differences(weights, expected)
+    if wrong:
+        raise CheckpointError(f"{path} does not fit the network", found=f"{'; '.join(wrong)}; {KINDS[loaded.kind]} with "
+                              f"first keys {first_keys(weights)}",
+                              expected=f"the network's {len(expected)} tensors: {first_keys(expected)}",
+                              do="build the network that the checkpoint is of: see load_checkpoint(path)")
+    net.load_state_dict(weights, strict=False)
+
+
+def load_into(net, path, *, head=True):
+    """Load a checkpoint's weights into an existing network, strictly.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        One of ours, or your own (then the file must have its names).
+    path : path
+    head : bool
+        False leaves the classifier as it is, to train for other classes.
+
+    Returns
+    -------
+    Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+    """
+    loaded = load_checkpoint(path)
+    copy_weights(net, loaded, path, head)
+    if head and isinstance(getattr(net, "tsm_info", None), dict):
+        net.tsm_info["trained"] = bool(loaded.info.get("trained", True))
+        if loaded.classes is not None:
+            net.tsm_info["classes"] = list(loaded.classes)
+    return loaded
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path, net, **meta):
+    """Write a network's weights and its description; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    path : path
+    net : torch.nn.Module
+        Its `tsm_info`, if it has one, is stored.
+    **meta :
+        Plain values that are stored beside it and override it, such as trained=True, classes=[...], accuracy=0.9.
+
+    Raises
+    ------
+    InputError
+        A value that cannot be read back with weights_only=True.
+    """
+    info = {**(getattr(net, "tsm_info", None) or {"name": type(net).__name__}), **meta}
+    content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
+               "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
+    path = os.fspath(path)
+    temporary = f"{path}.{os.getpid()}.part"
+    try:
+        torch.save(content, temporary)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def _plain(value, where):
+    if value is None or isinstance(value, (bool, int, float, str, torch.Tensor)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, dict):
+        return {key: _plain(v, f"{where}.{key}") for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v, where) for v in value) if type(value) in (list, tuple) else [_plain(v, where) for v in value]
+    raise InputError("a value cannot be stored in a checkpoint", found=f"{where}: {type(value).__name__}",
+                     expected="numbers, text, lists, dicts, tensors", do="turn it into plain values")
