@@ -42,6 +42,13 @@ def fits(rows, vectors):
     return 1 <= vectors <= 4 and rows >= 1 and rows * vectors + rows + vectors <= 32
 
 
+def instructions(rows, vectors, depth, clip):
+    """About how many instructions a tile takes, for choosing its shape (float32)."""
+    pairs = rows * vectors + 2 * rows + vectors <= 32
+    inner = rows * vectors + 1 + (rows * (1 if pairs else 2) + 2) / 8
+    return depth * inner + 3 * rows + (2 * rows * vectors if clip else 0) + 12
+
+
 @functools.lru_cache(maxsize=None)
 def function(form):
     """(name, LLVM IR) of the tile's function. Its arguments are pointers: weights, out, [residual,] one per span."""
@@ -150,7 +157,7 @@ class _Writer:
         rows = [f"x{number}"] + [f"row{i}" for i in range(1, self.form.rows)]
         for i in range(1, self.form.rows):
             self.move(rows[i], rows[i - 1], steps[i] - steps[i - 1])
-        turn = self.lanes * (2 if self.pairs else 1)
+        turn = 2 * self.lanes
         turns, left = divmod(channels, turn)
 
         def whole():
@@ -159,6 +166,7 @@ class _Writer:
                     self.add(f"ldp q{2 * i}, q{2 * i + 1}, [[{pointer}]], #32")
                 self.steps([lambda row, k=k: (2 * row + k // self.lanes, k % self.lanes) for k in range(turn)])
             else:
+                self.vectors_of(rows)
                 self.vectors_of(rows)
 
         if turns >= _LOOP_FROM:

@@ -33,9 +33,9 @@ def build(op, shapes, target, precision="fp32"):
     symbol = (f"conv_{height}x{width}_{ic}_{oc}_k{kh}x{kw}_s{stride_y}{stride_x}_p{top}_{left}_{bottom}_{right}"
               + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice))
 
-    shape = tile.tile_shape(target)
-    groups = tile.split_channels(oc, target.lanes, shape.vectors)
     depth = kh * kw * ic
+    shape = tile.tile_shape(target, oh * ow, depth, oc, op.clip)
+    groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight.transpose(2, 3, 1, 0).reshape(depth, oc), op.bias, groups)
     padded_height, padded_width = height + top + bottom, width + left + right
     needs_copy = any(op.padding) or bool(fold)
@@ -67,14 +67,10 @@ def build(op, shapes, target, precision="fp32"):
         place = e.bind((y * ow + x_) * oc + group.channel(panel))
         out_steps = block.steps(ow * oc, oc)
         at = e.bind(tile.panel_offset(group, panel, depth))
-        acc = tile.Tile(e, target, len(steps), group.chunks)
-        acc.start(weights, at)
-        with e.loop(kh) as ky:  # the taps of one row of the window lie side by side, with their channels
-            start = e.bind(pixel + ky * (padded_width * ic))
-            acc.multiply([tile.Span(source, start, steps, kw * ic)], weights,
-                         e.bind(at + group.width + ky * (kw * ic * group.width)))
-        acc.finish(tile.Rows(out, place, out_steps), group.valid, op.clip,
-                   tile.Rows(residual, place, out_steps) if op.residual else None)
+        # the taps of one row of the window lie side by side, with their channels
+        spans = [tile.Span(source, e.bind(pixel + ky * (padded_width * ic)), steps, kw * ic) for ky in range(kh)]
+        tile.compute(e, target, group, spans, weights, at, tile.Rows(out, place, out_steps), op.clip,
+                     tile.Rows(residual, place, out_steps) if op.residual else None)
 
     image = sweep.blocks(oh, ow, shape.rows)
     if padded_height * padded_width * ic * 4 <= target.l2_bytes // 2 or packed.nbytes > target.l2_bytes // 2:

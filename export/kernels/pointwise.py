@@ -35,7 +35,7 @@ def build(op, shapes, target, precision="fp32"):
     symbol = f"pointwise_{height}x{width}_{ic}_{oc}" + ("" if flat else f"_s{stride_y}{stride_x}")
     symbol += clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice)
 
-    shape = tile.tile_shape(target)
+    shape = tile.tile_shape(target, oh * ow, ic, oc, op.clip)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight[:, :, 0, 0].T, op.bias, groups)
     args = [TensorArg(op.x, (height * width * ic,))]

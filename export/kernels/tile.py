@@ -36,16 +36,32 @@ class TileShape:
     vectors: int
 
 
-def tile_shape(target):
-    """The biggest tile of `target`'s registers.
+def tile_shape(target, pixels=0, depth=0, channels=0, clip=None):
+    """The tile that suits a product of pixels x depth by depth x channels on `target`'s registers.
 
     With multiplication by one lane each row holds a vector of its own inputs; else inputs are broadcast from memory.
     """
     if target.fma_by_element:
-        return TileShape(7, 3)  # 21 accumulators, 7 inputs, 3 weights of 32 registers
+        if target.arch != "aarch64" or not channels:
+            return TileShape(7, 3)  # 21 accumulators, 7 inputs, 3 weights of 32 registers
+        shapes = [TileShape(rows, vectors) for vectors in range(1, 5) for rows in range(1, 9)
+                  if aarch64.fits(rows, vectors)]
+        return min(shapes, key=lambda shape: _instructions(target, shape, pixels, depth, channels, clip))
     if target.vector_registers >= 32:
         return TileShape(14, 2)  # 28 accumulators, 2 weights, 1 broadcast
     return TileShape(6, 2)  # 12 accumulators, 2 weights, 1 broadcast of 16
+
+
+def _instructions(target, shape, pixels, depth, channels, clip):
+    """Instructions of the whole product with tiles of this shape, and half a one for each weight read from beyond L1."""
+    total = 0
+    for group in split_channels(channels, target.lanes, shape.vectors):
+        vectors = len(group.chunks)
+        far = depth * vectors * target.vector_bits // 8 > target.l1_bytes // 2
+        for _, count, rows in split_rows(pixels, shape.rows):
+            each = aarch64.instructions(rows, vectors, depth, clip) + (depth * vectors / 2 if far else 0)
+            total += group.count * count * each
+    return total
 
 
 @dataclass(frozen=True)
