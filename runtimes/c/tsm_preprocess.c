@@ -2,13 +2,17 @@
  *
  * Works in the source's orientation, one output line at a time: the source rows under the filter are weighted and summed
  * (every source byte of the crop is read once or twice, all of it vectorisable), then the sum is filtered along the row and
- * the finished pixels are written where the rotation puts them. YUV rows are turned into four-byte pixels first, in a small
- * ring that holds just the rows under the filter. The tables depend on the geometry alone and are built once for it. */
+ * the finished pixels are written where the rotation puts them. YUV rows are turned into planes of red, green and blue
+ * first, in a small ring that holds just the rows under the filter. The tables depend on the geometry alone and are built once for it. */
 #include "tsm_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("O3") /* gcc vectorises such loops only then */
+#endif
 
 #if defined(__GNUC__)
 typedef float vec4 __attribute__((vector_size(16)));
@@ -24,20 +28,25 @@ typedef struct {         /* how one axis is resized; indices count in the source
   float *weights;        /* [outputs, taps] */
 } axis;
 
+typedef struct {         /* channel = luma * y + offset + k[0] * (first - 128) + k[1] * (second - 128) */
+  float luma, offset, red[2], green[2], blue[2];
+} yuv_rule;
+
 struct tsm_resizer {
   int32_t format, width, height, rotation; /* what it was built for */
   axis x, y;                               /* along the source's rows; across them */
-  int32_t channels;                        /* 3 or 4: bytes of a pixel in the rows that are filtered */
+  int32_t channels;                        /* 3 or 4: bytes of a pixel; YUV rows are three planes, one after the other */
   int32_t out_height, out_width;
   int64_t step_x, step_y, origin;          /* floats: where output (x, y) of the source's orientation lies */
   int32_t swap;                            /* 1: the source's first channel is the network's third */
   float scale[3], bias[3];                 /* network input = sum * scale + bias, by network channel */
-  float *sum;                              /* [x.used * channels + slack] */
+  float *sum;                              /* [x.used * channels + slack]: source rows, weighted and added */
+  float *planes;                           /* [3][x.used], YUV only: the same before its planes are interleaved */
   const uint8_t **rows;                    /* [y.taps]: the rows under the filter */
   uint8_t *ring;                           /* [ring_rows][ring_stride], YUV only */
   int32_t ring_rows;
   int64_t ring_stride;
-  int32_t yuv[6];                          /* 16.16: y scale, rv, gu, gv, bu; y offset */
+  yuv_rule yuv;
 };
 
 static int is_yuv(int format) { return format >= TSM_FORMAT_NV12; }
@@ -56,8 +65,9 @@ tsm_status tsm_image_check(const tsm_image *image, int with_planes) {
   else if (!is_yuv(image->format)) row[0] *= image->format >= TSM_FORMAT_RGBA ? 4 : 3;
   for (int p = 0; p < planes; p++) {
     if (with_planes && !image->planes[p]) return TSM_ERROR_IMAGE;
-    int64_t stride = image->strides[p] < 0 ? -image->strides[p] : image->strides[p];
-    if (stride != 0 && (stride < row[p] || stride > (int64_t)1 << 24)) return TSM_ERROR_IMAGE;
+    int64_t stride = image->strides[p], most = (int64_t)1 << 24;
+    if (stride < -most || stride > most) return TSM_ERROR_IMAGE;
+    if (stride != 0 && stride < row[p] && stride > -row[p]) return TSM_ERROR_IMAGE;
   }
   return TSM_OK;
 }
@@ -128,6 +138,7 @@ void tsm_resizer_destroy(tsm_resizer *resizer) {
   free(resizer->y.start), free(resizer->y.count), free(resizer->y.weights);
   free(resizer->rows);
   tsm_aligned_free(resizer->sum);
+  tsm_aligned_free(resizer->planes);
   tsm_aligned_free(resizer->ring);
   free(resizer);
 }
@@ -170,7 +181,7 @@ tsm_resizer *tsm_resizer_create(const tsm_plan *plan, const tsm_image *image) {
   int ok = make_axis(&r->x, image->width, x_scaled, x_off, x_out, plan->antialias) &&
            make_axis(&r->y, image->height, y_scaled, y_off, y_out, plan->antialias);
   int yuv = is_yuv(image->format);
-  r->channels = yuv || image->format >= TSM_FORMAT_RGBA ? 4 : 3;
+  r->channels = image->format == TSM_FORMAT_RGBA || image->format == TSM_FORMAT_BGRA || yuv ? 4 : 3;
   int source_bgr = image->format == TSM_FORMAT_BGR || image->format == TSM_FORMAT_BGRA;
   r->swap = source_bgr != (plan->colour == 1);
   for (int c = 0; c < 3; c++) {
@@ -185,9 +196,10 @@ tsm_resizer *tsm_resizer_create(const tsm_plan *plan, const tsm_image *image) {
   }
   if (ok && yuv) {
     r->ring_rows = r->y.taps;
-    r->ring_stride = (int64_t)tsm_round_up(((uint64_t)r->x.used + 2) * 4);
+    r->ring_stride = (int64_t)tsm_round_up((uint64_t)r->x.used * 3);
     r->ring = tsm_aligned_alloc((uint64_t)r->ring_rows * (uint64_t)r->ring_stride);
-    ok = r->ring != NULL;
+    r->planes = tsm_aligned_alloc((uint64_t)r->x.used * 3 * sizeof(float));
+    ok = r->ring && r->planes;
   }
   if (!ok) {
     tsm_resizer_destroy(r);
@@ -198,41 +210,52 @@ tsm_resizer *tsm_resizer_create(const tsm_plan *plan, const tsm_image *image) {
 
 /* --- YUV ------------------------------------------------------------------------------------------------------------------ */
 
+/* Chroma bytes `first` and `second` lie in memory in this order; for NV21 the first is V. */
 static void set_yuv(tsm_resizer *r, const tsm_image *image) {
-  double kr = image->yuv_matrix == TSM_YUV_BT709 ? 0.2126 : 0.299, kb = image->yuv_matrix == TSM_YUV_BT709 ? 0.0722 : 0.114;
-  double kg = 1 - kr - kb;
-  double luma = image->yuv_range == TSM_YUV_FULL ? 1 : 255.0 / 219, chroma = image->yuv_range == TSM_YUV_FULL ? 1 : 255.0 / 224;
-  r->yuv[0] = (int32_t)(luma * 65536 + 0.5);
-  r->yuv[1] = (int32_t)(2 * (1 - kr) * chroma * 65536 + 0.5);
-  r->yuv[2] = (int32_t)(2 * (1 - kb) * kb / kg * chroma * 65536 + 0.5);
-  r->yuv[3] = (int32_t)(2 * (1 - kr) * kr / kg * chroma * 65536 + 0.5);
-  r->yuv[4] = (int32_t)(2 * (1 - kb) * chroma * 65536 + 0.5);
-  r->yuv[5] = image->yuv_range == TSM_YUV_FULL ? 0 : 16;
+  float kr = image->yuv_matrix == TSM_YUV_BT709 ? 0.2126f : 0.299f, kb = image->yuv_matrix == TSM_YUV_BT709 ? 0.0722f : 0.114f;
+  float kg = 1 - kr - kb, full = image->yuv_range == TSM_YUV_FULL, luma = full ? 1 : 255.0f / 219, chroma = full ? 1 : 255.0f / 224;
+  int u = image->format == TSM_FORMAT_NV21, v = !u;
+  yuv_rule *rule = &r->yuv;
+  memset(rule, 0, sizeof *rule);
+  rule->luma = luma;
+  rule->red[v] = 2 * (1 - kr) * chroma;
+  rule->green[u] = -2 * (1 - kb) * kb / kg * chroma;
+  rule->green[v] = -2 * (1 - kr) * kr / kg * chroma;
+  rule->blue[u] = 2 * (1 - kb) * chroma;
+  rule->offset = 0.5f - (full ? 0 : 16 * luma); /* the half is for the rounding */
 }
 
-static inline uint32_t to_byte(int32_t value) { /* 16.16 with the half added */
-  value >>= 16;
-  value = value < 0 ? 0 : value;
-  return (uint32_t)(value > 255 ? 255 : value);
+static inline uint32_t to_byte(float value) {
+  value = value > 0 ? value : 0;
+  return (uint32_t)(int32_t)(value < 255.0f ? value : 255.0f);
 }
 
-/* Pixel pairs that share one chroma sample: y[2 n], u and v [n] at `step` bytes -> rgbx[2 n] as bytes R G B 0. */
-static inline void convert_pairs(const int32_t *k, const uint8_t *restrict y, const uint8_t *restrict u,
-                                 const uint8_t *restrict v, int32_t step, uint8_t *restrict rgbx, int32_t n) {
-  int32_t ky = k[0], rv = k[1], gu = k[2], gv = k[3], bu = k[4], offset = k[5];
+/* n pairs of pixels, each pair with one chroma sample: y[2 n]; first and second [n], `step` bytes apart -> bytes r, g, b [2 n].
+ * Written for the compiler's vectoriser: a pair is loaded and stored as one 16-bit word, so that no lanes change places. */
+static inline __attribute__((always_inline)) void convert_pairs(const yuv_rule *rule, const uint8_t *restrict y, const uint8_t *restrict first,
+                                 const uint8_t *restrict second, int64_t step, uint8_t *restrict r, uint8_t *restrict g,
+                                 uint8_t *restrict b, int32_t n) {
+  float luma = rule->luma, offset = rule->offset, r0 = rule->red[0], r1 = rule->red[1];
+  float g0 = rule->green[0], g1 = rule->green[1], b0 = rule->blue[0], b1 = rule->blue[1];
   for (int32_t i = 0; i < n; i++) {
-    int32_t du = (int32_t)u[i * step] - 128, dv = (int32_t)v[i * step] - 128;
-    int32_t red = rv * dv + 32768, green = -gu * du - gv * dv + 32768, blue = bu * du + 32768;
-    int32_t y0 = ((int32_t)y[2 * i] - offset) * ky, y1 = ((int32_t)y[2 * i + 1] - offset) * ky;
-    uint8_t *to = rgbx + 8 * i;
-    to[0] = (uint8_t)to_byte(y0 + red);
-    to[1] = (uint8_t)to_byte(y0 + green);
-    to[2] = (uint8_t)to_byte(y0 + blue);
-    to[3] = 0;
-    to[4] = (uint8_t)to_byte(y1 + red);
-    to[5] = (uint8_t)to_byte(y1 + green);
-    to[6] = (uint8_t)to_byte(y1 + blue);
-    to[7] = 0;
+    uint16_t pair;
+    uint32_t one, two;
+    if (step == 2) {
+      memcpy(&pair, first + 2 * i, 2);
+      one = pair & 255u, two = pair >> 8;
+    } else {
+      one = first[i * step], two = second[i * step];
+    }
+    float c0 = (float)(int32_t)one - 128, c1 = (float)(int32_t)two - 128;
+    memcpy(&pair, y + 2 * i, 2);
+    float left = (float)(int32_t)(pair & 255u) * luma + offset, right = (float)(int32_t)(pair >> 8) * luma + offset;
+    float red = r0 * c0 + r1 * c1, green = g0 * c0 + g1 * c1, blue = b0 * c0 + b1 * c1;
+    pair = (uint16_t)(to_byte(left + red) | to_byte(right + red) << 8);
+    memcpy(r + 2 * i, &pair, 2);
+    pair = (uint16_t)(to_byte(left + green) | to_byte(right + green) << 8);
+    memcpy(g + 2 * i, &pair, 2);
+    pair = (uint16_t)(to_byte(left + blue) | to_byte(right + blue) << 8);
+    memcpy(b + 2 * i, &pair, 2);
   }
 }
 
@@ -245,29 +268,29 @@ static void convert_row(tsm_resizer *r, const tsm_image *image, int32_t row) {
   int64_t packed = planar ? (chroma - 1) * step + 1 : 2 * chroma;
   int64_t stride_u = image->strides[1] ? image->strides[1] : packed;
   int64_t stride_v = planar ? (image->strides[2] ? image->strides[2] : packed) : stride_u;
-  const uint8_t *u = image->planes[1], *v = planar ? image->planes[2] : image->planes[1];
-  if (image->format == TSM_FORMAT_NV12) v++;
-  if (image->format == TSM_FORMAT_NV21) u++;
+  const uint8_t *y = image->planes[0] + row * stride_y, *first = image->planes[1] + (row / 2) * stride_u;
+  const uint8_t *second = planar ? image->planes[2] + (row / 2) * stride_v : first + 1;
   int32_t x = r->x.first, end = r->x.first + r->x.used;
-  const uint8_t *y = image->planes[0] + row * stride_y;
-  u += (row / 2) * stride_u;
-  v += (row / 2) * stride_v;
-  uint8_t *to = r->ring + (row % r->ring_rows) * r->ring_stride, pair[8];
-  if (x & 1) { /* the right half of a pair */
-    uint8_t both[2] = {y[x], y[x]};
-    convert_pairs(r->yuv, both, u + (x / 2) * step, v + (x / 2) * step, step, pair, 1);
-    memcpy(to, pair, 4);
-    to += 4, x++;
-  }
-  int32_t n = (end - x) / 2, at = x / 2;
-  if (step == 1) convert_pairs(r->yuv, y + x, u + at, v + at, 1, to, n);
-  else if (step == 2) convert_pairs(r->yuv, y + x, u + 2 * at, v + 2 * at, 2, to, n);
-  else convert_pairs(r->yuv, y + x, u + at * step, v + at * step, step, to, n);
-  x += 2 * n, to += 8 * n;
-  if (x < end) { /* the left half of a pair */
-    uint8_t both[2] = {y[x], y[x]};
-    convert_pairs(r->yuv, both, u + (x / 2) * step, v + (x / 2) * step, step, pair, 1);
-    memcpy(to, pair, 4);
+  uint8_t *red = r->ring + (row % r->ring_rows) * r->ring_stride, *green = red + r->x.used, *blue = green + r->x.used;
+  /* A pair cut by the edge of the crop or of an odd image: beside the row, then its one pixel is taken over. */
+  uint8_t both[2], cut[6], chroma_pair[2];
+  for (int side = 0; side < 2; side++) {
+    if (side == 1) {
+      int32_t n = (end - x) / 2;
+      int64_t at = (int64_t)(x / 2) * step, to = x - r->x.first;
+      if (step == 1) convert_pairs(&r->yuv, y + x, first + at, second + at, 1, red + to, green + to, blue + to, n);
+      else if (!planar) convert_pairs(&r->yuv, y + x, first + at, second + at, 2, red + to, green + to, blue + to, n);
+      else convert_pairs(&r->yuv, y + x, first + at, second + at, step, red + to, green + to, blue + to, n);
+      x += 2 * n;
+    }
+    if (side == 0 ? x & 1 : x < end) {
+      int64_t at = (int64_t)(x / 2) * step, to = x - r->x.first;
+      both[0] = both[1] = y[x];
+      chroma_pair[0] = first[at], chroma_pair[1] = second[at];
+      convert_pairs(&r->yuv, both, chroma_pair, chroma_pair + 1, 1, cut, cut + 2, cut + 4, 1);
+      red[to] = cut[0], green[to] = cut[2], blue[to] = cut[4];
+      x++;
+    }
   }
 }
 
@@ -313,6 +336,11 @@ static void filter_rows(float *restrict sum, const uint8_t *const *rows, const f
   }
 }
 
+static void interleave(const float *restrict planes, float *restrict pixels, int32_t n) {
+  const float *restrict r = planes, *restrict g = planes + n, *restrict b = planes + 2 * n;
+  for (int32_t i = 0; i < n; i++) pixels[4 * i] = r[i], pixels[4 * i + 1] = g[i], pixels[4 * i + 2] = b[i], pixels[4 * i + 3] = 0;
+}
+
 /* One finished line of the source's orientation. */
 static inline void filter_line(const tsm_resizer *r, float *out, int channels) {
   const float *sum = r->sum, *w = r->x.weights;
@@ -349,7 +377,13 @@ void tsm_resizer_run(tsm_resizer *r, const tsm_image *image, float *out) {
       for (int32_t k = 0; k < taps; k++)
         r->rows[k] = image->planes[0] + (start + k) * stride + (int64_t)r->x.first * channels;
     }
-    filter_rows(r->sum, r->rows, r->y.weights + (int64_t)i * r->y.taps, taps, r->x.used * channels);
+    const float *weights = r->y.weights + (int64_t)i * r->y.taps;
+    if (yuv) {
+      filter_rows(r->planes, r->rows, weights, taps, r->x.used * 3);
+      interleave(r->planes, r->sum, r->x.used);
+    } else {
+      filter_rows(r->sum, r->rows, weights, taps, r->x.used * channels);
+    }
     float *line = out + r->origin + i * r->step_y;
     if (channels == 4) filter_line(r, line, 4);
     else filter_line(r, line, 3);
