@@ -230,7 +230,8 @@ static inline uint32_t to_byte(float value) {
   return (uint32_t)(int32_t)(value < 255.0f ? value : 255.0f);
 }
 
-/* n pairs of pixels, each pair with one chroma sample: y[2 n]; first and second [n], `step` bytes apart -> bytes r, g, b [2 n].
+/* n pairs of pixels, each pair with one chroma sample: y[2 n]; first and second [n], `step` bytes apart, or (step 0) taking
+ * turns from `first` on -> bytes r, g, b [2 n].
  * Written for the compiler's vectoriser: a pair is loaded and stored as one 16-bit word, so that no lanes change places. */
 static inline __attribute__((always_inline)) void convert_pairs(const yuv_rule *rule, const uint8_t *restrict y, const uint8_t *restrict first,
                                  const uint8_t *restrict second, int64_t step, uint8_t *restrict r, uint8_t *restrict g,
@@ -240,7 +241,7 @@ static inline __attribute__((always_inline)) void convert_pairs(const yuv_rule *
   for (int32_t i = 0; i < n; i++) {
     uint16_t pair;
     uint32_t one, two;
-    if (step == 2) {
+    if (step == 0) {
       memcpy(&pair, first + 2 * i, 2);
       one = pair & 255u, two = pair >> 8;
     } else {
@@ -279,7 +280,7 @@ static void convert_row(tsm_resizer *r, const tsm_image *image, int32_t row) {
       int32_t n = (end - x) / 2;
       int64_t at = (int64_t)(x / 2) * step, to = x - r->x.first;
       if (step == 1) convert_pairs(&r->yuv, y + x, first + at, second + at, 1, red + to, green + to, blue + to, n);
-      else if (!planar) convert_pairs(&r->yuv, y + x, first + at, second + at, 2, red + to, green + to, blue + to, n);
+      else if (!planar) convert_pairs(&r->yuv, y + x, first + at, second + at, 0, red + to, green + to, blue + to, n);
       else convert_pairs(&r->yuv, y + x, first + at, second + at, step, red + to, green + to, blue + to, n);
       x += 2 * n;
     }
