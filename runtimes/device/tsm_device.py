@@ -380,7 +380,7 @@ class GestureEvents(object):
         """The event that is going on, or None."""
         return self._open
 
-    def update(self, result, time=None):
+    def update(self, result, time=None, frame=None):
         """Take one frame.
 
         Parameters
@@ -388,6 +388,8 @@ class GestureEvents(object):
         result : a stream's result, or its logits float [classes]
         time : float or None
             Seconds, never falling; None: one period after the last.
+        frame : int or None
+            Its number, for the events; None: one more than the last.
 
         Returns
         -------
@@ -402,7 +404,7 @@ class GestureEvents(object):
             self._logits.clear()
         if time is None:
             time = 0.0 if self.time is None else self.time + self.period
-        self.time, self.frame = time, self.frame + 1
+        self.time, self.frame = time, self.frame + 1 if frame is None else frame
         self._logits.append(logits)
         mean = sum(self._logits) / len(self._logits)
         odds = np.exp(mean - mean.max())

@@ -1,0 +1,121 @@
+"""tsm-demo: recognise gestures in a video or before a camera."""
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+
+from tsm_edge import cli
+from tsm_edge.errors import InputError
+from tsm_edge.runtimes import BACKENDS, load
+
+EPILOG = """sources (the words of jetson-inference):
+  0, /dev/video0          a USB camera               csi://0        a Jetson's CSI camera
+  rtsp://HOST/PATH        a network camera           file://clip.mp4, clip.mp4
+  test://"Swiping Left"   a rendered gesture (tsm_edge.training)
+
+examples:
+  tsm-demo dist/nano --source 0
+  tsm-demo dist/nano --source clip.mp4 --headless --output out.mp4 --events events.jsonl
+  tsm-demo dist/nano --source csi://0 --input-width 1280 --input-height 720 --input-flip rotate-180
+  tsm-demo dist/nano --source test://swiping-left --headless --events - --max-frames 100
+
+keys: Q or Esc ends, F switches full screen
+
+Files give every frame at the video's own times, so results do not depend on this machine's speed; cameras give the newest
+frame, older ones are dropped and counted.
+exit code: 0 ended as asked, 2 wrong input, or the camera was lost"""
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="tsm-demo", description="Recognise gestures in a video or before a camera.",
+                                     epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip that tsm-export wrote")
+    parser.add_argument("--source", default="0", metavar="SOURCE", help="where frames come from, see below (default: 0)")
+    parser.add_argument("--headless", action="store_true", help="no window")
+    parser.add_argument("--output", metavar="FILE", help="record the picture with its overlay (.mp4, .avi, .mkv)")
+    parser.add_argument("--events", metavar="FILE", help="events as JSON lines into FILE; - for stdout")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames of the source")
+    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: native where it fits)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
+    parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
+    parser.add_argument("--input-width", type=int, metavar="W", help="width to ask the camera for, or to scale a file to")
+    parser.add_argument("--input-height", type=int, metavar="H", help="height, likewise")
+    parser.add_argument("--input-rate", type=float, metavar="FPS", help="frame rate to ask the camera for")
+    parser.add_argument("--input-flip", default="none", metavar="METHOD",
+                        help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
+    return parser
+
+
+def _say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def _main(argv):
+    options = _parser().parse_args(argv)
+    if options.max_frames is not None and options.max_frames < 1:
+        raise InputError("--max-frames cannot be used", found=str(options.max_frames), expected="1 or more",
+                         do="leave it out for no limit")
+    shown = {"source": options.source, "headless": options.headless, "output": options.output, "events": options.events,
+             "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip}
+    _say(f"tsm-demo {options.bundle} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
+
+    from .app import quiet_threads, run
+    from .record import EventLog, VideoRecorder
+    from .sources import open_source
+    from .timing import print_summary
+    from .window import Window
+
+    model = load(options.bundle, options.backend, options.threads)
+    window = None if options.headless else Window()
+    quiet_threads()
+    source = open_source(options.source, width=options.input_width, height=options.input_height, fps=options.input_rate,
+                         flip=options.input_flip)
+    trained = bool(model.manifest.get("trained", False))
+    try:
+        recorder = VideoRecorder(options.output, source.fps) if options.output else None
+        log = EventLog(options.events, trained)
+    except InputError:
+        source.close()
+        raise
+    _say(f"{model.manifest.get('name', '')}: {len(model.classes)} classes, {model.backend}"
+         + (f" ({model.note})" if model.note else "") + f"; {source.name}"
+         + (f", {source.fps:.3g} fps" if source.fps else "") + (f", {source.frames} frames" if source.frames else ""))
+    if not trained:
+        _say("UNTRAINED: this network has random weights; its labels mean nothing.")
+
+    previous = signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        outcome = run(model, source, log=log, window=window, recorder=recorder, max_frames=options.max_frames,
+                      mirror=options.mirror)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    rate = outcome.frames / outcome.seconds if outcome.seconds > 0 else 0.0
+    notes = [f"{outcome.read} frames read, {outcome.dropped} dropped, {outcome.skipped} skipped by the model's frame rate, "
+             f"{outcome.resets} resets; {outcome.frames} steps in {outcome.seconds:.1f} s ({rate:.1f} a second)"]
+    if recorder and recorder.frames:
+        notes.append(f"recorded {recorder.frames} frames at {recorder.fps:.3g} fps: {recorder.path}")
+    print_summary(outcome.stages, notes)
+    if outcome.reason == "source lost":
+        raise InputError("the camera is gone", found=f"{source.name} gave {outcome.read} frames, then none",
+                         expected="frames until you end it", do="check plug and cable, then start again")
+    if outcome.read == 0:
+        raise InputError("the video has no frames", found=f"{source.name}: none could be decoded", expected="at least one",
+                         do="play it elsewhere to see whether it is whole")
+    _say(f"PASSED ended by {outcome.reason}: {outcome.frames} frames, {outcome.events} events"
+         if outcome.reason != "end of file" else
+         f"PASSED end of file: {outcome.frames} frames, {outcome.events} events")
+    return 0
+
+
+def _as_interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def main(argv=None):
+    """The command line."""
+    cli.run(_main, argv)
+
+
+if __name__ == "__main__":
+    main()

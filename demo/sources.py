@@ -1,0 +1,269 @@
+"""Where frames come from: cameras, network streams, files, rendered gestures. One address, one Source."""
+from __future__ import annotations
+
+import glob
+import os
+import re
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+from tsm_edge.cli import choose
+from tsm_edge.errors import InputError, MissingComponentError
+
+FLIPS = ("none", "counterclockwise", "rotate-180", "clockwise", "horizontal", "vertical", "upper-right-diagonal",
+         "upper-left-diagonal")
+# What nvarguscamerasrc's images go through: nvvidconv turns them in the same order of methods as FLIPS.
+_CSI = ("nvarguscamerasrc sensor-id={index} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
+        "framerate=(fraction){fps}/1 ! nvvidconv flip-method={flip} ! video/x-raw, format=(string)BGRx ! videoconvert ! "
+        "video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false")
+EXPECTED = "0, /dev/video0, csi://0, rtsp://HOST/PATH, file://clip.mp4, clip.mp4 or test://LABEL"
+
+
+def import_cv2():
+    """The module cv2.
+
+    Raises
+    ------
+    MissingComponentError
+    """
+    try:
+        import cv2
+    except ImportError as error:
+        raise MissingComponentError("OpenCV is not installed", found=str(error), expected="the package opencv",
+                                    do="pip install 'tsm-edge[demo]' (on a board: apt install python3-opencv)") from error
+    return cv2
+
+
+class Source:
+    """Frames in order.
+
+    name : str, for people. live : bool, frames come when they come and the newest counts; else every frame counts.
+    fps : float, frame rate as announced (0: not known). frames : int, how many there will be (0: not known).
+    """
+
+    name, live, fps, frames = "", False, 0.0, 0
+
+    def read(self):
+        """The next frame: (uint8 [h, w, 3] BGR, seconds), or None at the end.
+
+        Seconds are the video's own time for files, a monotonic clock for live sources; both begin at 0.
+        """
+        raise NotImplementedError
+
+    def close(self):
+        """Let go of the device or file."""
+
+
+class VideoSource(Source):
+    """A camera, network stream or file through OpenCV."""
+
+    def __init__(self, capture, name, live, flip, size=None):
+        cv2 = import_cv2()
+        self._capture, self.name, self.live, self._flip = capture, name, live, flip
+        self._size = None if live else size
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        self.fps = rate if 0 < rate < 1000 else 0.0
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.frames = int(count) if not live and 0 < count < 1e9 else 0
+        self._time, self._first, self._count = -1.0, None, 0
+
+    def read(self):
+        cv2 = import_cv2()
+        good, frame = self._capture.read()
+        if not good or frame is None:
+            return None
+        if frame.ndim == 2:
+            frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
+        if self.live:
+            now = time.monotonic()
+        else:
+            now = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+            if not now > self._time:  # some containers have no times, or odd ones: then by the frame rate
+                now = 0.0 if self._count == 0 else self._time + 1 / (self.fps or 30.0)
+        if self._first is None:
+            self._first = now
+        self._time, self._count = now, self._count + 1
+        if self._size and self._size != (frame.shape[1], frame.shape[0]):
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+        return flip_frame(frame, self._flip), now - self._first
+
+    def close(self):
+        self._capture.release()
+
+
+class TestSource(Source):
+    """A rendered gesture, test://LABEL, over and over: frames of the training package's generator."""
+
+    __test__ = False  # no test class, though its name begins like one
+
+    def __init__(self, label, size=(640, 480), fps=12.0, flip="none", seed=None, seconds=3.0):
+        try:
+            from tsm_edge.training.gestures import CLASSES, render_clip
+        except ImportError as error:
+            raise MissingComponentError("the gesture renderer cannot be loaded", found=str(error),
+                                        expected="tsm_edge.training.gestures with OpenCV",
+                                        do="pip install 'tsm-edge[train]'") from error
+        exact = {name.lower(): name for name in CLASSES}
+        wanted = label.replace("_", " ").replace("-", " ").strip()
+        self.label = exact.get(wanted.lower()) or choose(wanted, CLASSES, "gesture")
+        self._render, self._size, self._flip, self.fps = render_clip, size, flip, fps
+        self._seed = TEST_SEED if seed is None else seed
+        self._length = max(2, round(seconds * fps))
+        self.name, self._clip, self._count = f"test://{self.label}", None, 0
+
+    def read(self):
+        at = self._count % self._length
+        if at == 0:
+            self._clip = self._render(self.label, n_frames=self._length, size=self._size,
+                                      seed=self._seed + self._count // self._length, fps=self.fps)
+        self._count += 1
+        return flip_frame(self._clip[at][:, :, ::-1], self._flip), (self._count - 1) / self.fps
+
+
+TEST_SEED = 110_000_000  # performers and backgrounds that training has never seen
+
+
+def flip_frame(frame, method):
+    """Turn or mirror a frame [h, w, 3]; `method` is one of FLIPS (contiguous result, or the frame itself)."""
+    if method == "none":
+        return frame
+    cv2 = import_cv2()
+    if method in ("clockwise", "counterclockwise", "rotate-180"):
+        codes = {"clockwise": cv2.ROTATE_90_CLOCKWISE, "counterclockwise": cv2.ROTATE_90_COUNTERCLOCKWISE,
+                 "rotate-180": cv2.ROTATE_180}
+        return cv2.rotate(frame, codes[method])
+    if method in ("horizontal", "vertical"):
+        return cv2.flip(frame, 1 if method == "horizontal" else 0)
+    turned = cv2.transpose(frame)
+    return cv2.rotate(turned, cv2.ROTATE_180) if method == "upper-right-diagonal" else turned
+
+
+def open_source(address, *, width=None, height=None, fps=None, flip="none"):
+    """Open what an address names.
+
+    Parameters
+    ----------
+    address : str
+        0, /dev/video0, csi://0, rtsp://... (also http, https, udp, tcp), file://clip.mp4, clip.mp4, test://LABEL.
+    width, height : int or None
+        Size to ask a camera for; files and rendered gestures are brought to it.
+    fps : float or None
+        Frame rate to ask a camera for.
+    flip : str
+        One of FLIPS.
+
+    Returns
+    -------
+    Source
+
+    Raises
+    ------
+    InputError, MissingComponentError
+    """
+    choose(flip, FLIPS, "flip method")
+    if (width is None) != (height is None):
+        raise InputError("half a size", found=f"width {width}, height {height}", expected="both or neither",
+                         do="give --input-width and --input-height together")
+    for name, value in (("width", width), ("height", height)):
+        if value is not None and not 16 <= value <= 16384:
+            raise InputError(f"the {name} cannot be used", found=str(value), expected="16 to 16384", do="pick another")
+    size = (width, height) if width else None
+    scheme = address.split("://")[0].lower() if "://" in address else ""
+    if scheme == "test":
+        return TestSource(unquote(address[len("test://"):]), size or (640, 480), fps or 12.0, flip)
+    if scheme == "csi":
+        return _open_csi(address, size, fps, flip)
+    if scheme in ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp"):
+        return _open_stream(address, flip)
+    if re.fullmatch(r"\d+", address) or address.startswith("/dev/video") or scheme == "v4l2":
+        return _open_camera(address.replace("v4l2://", ""), size, fps, flip)
+    if scheme == "file":
+        parts = urlparse(address)
+        return _open_file(unquote(parts.netloc + parts.path), size, flip)
+    if scheme:
+        schemes = ["csi", "rtsp", "http", "https", "udp", "tcp", "rtmp", "v4l2", "file", "test"]
+        choose(scheme, schemes, "kind of source")
+    return _open_file(address, size, flip)
+
+
+def _open_file(path, size, flip):
+    cv2 = import_cv2()
+    if not Path(path).is_file():
+        near = sorted(p.name for p in Path(path).parent.glob("*")
+                      if p.suffix.lower() in (".mp4", ".avi", ".mkv", ".mov", ".webm"))[:5] if Path(path).parent.is_dir() else []
+        raise InputError("there is no such video", found=f"no file {path}" + (f"; there are {', '.join(near)}" if near else ""),
+                         expected=EXPECTED, do="check the path")
+    capture = _quietly(cv2, lambda: cv2.VideoCapture(str(path)))
+    if not capture.isOpened():
+        raise InputError("the video cannot be read", found=f"{path}, {os.path.getsize(path)} bytes, which OpenCV does not know",
+                         expected="a video file (mp4, avi, mkv, webm, ...)",
+                         do="play it elsewhere to see whether it is whole, or convert it to mp4")
+    return VideoSource(capture, str(path), False, flip, size)
+
+
+def _open_camera(address, size, fps, flip):
+    cv2 = import_cv2()
+    there = sorted(glob.glob("/dev/video*"))
+    if address.startswith("/dev/") and not os.path.exists(address):
+        raise InputError("there is no such camera", found=f"no {address}; " + (f"there are {', '.join(there)}" if there else
+                         "no /dev/video* at all"), expected=EXPECTED, do="plug the camera in; v4l2-ctl --list-devices names them")
+    which = int(address) if address.isdigit() else address
+    capture = _quietly(cv2, lambda: cv2.VideoCapture(which))
+    if not capture.isOpened():
+        found = f"camera {address} does not open; " + (f"there are {', '.join(there)}" if there else "no /dev/video* at all")
+        raise InputError("the camera cannot be opened", found=found, expected=EXPECTED,
+                         do="see that it is plugged in, that no other program uses it, and that you may read it "
+                            "(group video); or give a video file")
+    if size:
+        capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
+        capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
+    if fps:
+        capture.set(cv2.CAP_PROP_FPS, fps)
+    capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver knows it: the newest frame, not the oldest
+    return VideoSource(capture, f"camera {address}", True, flip)
+
+
+def csi_pipeline(index, size=None, fps=None, flip="none"):
+    """The GStreamer pipeline of a Jetson's CSI camera."""
+    width, height = size or (1280, 720)
+    return _CSI.format(index=index, width=width, height=height, fps=int(fps or 30), flip=FLIPS.index(flip))
+
+
+def _open_csi(address, size, fps, flip):
+    cv2 = import_cv2()
+    index = address[len("csi://"):].strip("/") or "0"
+    if not index.isdigit():
+        raise InputError("this is no CSI camera", found=address, expected="csi://0, csi://1, ...", do="give its number")
+    if not re.search(r"GStreamer:\s+YES", cv2.getBuildInformation()):
+        raise InputError("this OpenCV cannot open CSI cameras", found=f"OpenCV {cv2.__version__} without GStreamer",
+                         expected="the board's own OpenCV (JetPack's has GStreamer; pip's has not)",
+                         do="pip uninstall opencv-python-headless, use the system's python3-opencv; or a USB camera")
+    capture = cv2.VideoCapture(csi_pipeline(index, size, fps, flip), cv2.CAP_GSTREAMER)
+    if not capture.isOpened():
+        raise InputError("the CSI camera cannot be opened", found=address, expected="a camera on the CSI port",
+                         do="check the cable; sudo systemctl restart nvargus-daemon after another program crashed with it")
+    return VideoSource(capture, address, True, "none")  # the pipeline has turned the picture already
+
+
+def _open_stream(address, flip):
+    cv2 = import_cv2()
+    capture = _quietly(cv2, lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG))
+    if not capture.isOpened():
+        raise InputError("the stream cannot be opened", found=re.sub(r"//[^/@]*@", "//***@", address),
+                         expected="a stream that answers", do="try the address in a player; check user, password and path")
+    return VideoSource(capture, re.sub(r"//[^/@]*@", "//***@", address), True, flip)
+
+
+def _quietly(cv2, opening):
+    """OpenCV warns at length about what our own message says in a line."""
+    try:
+        logging = cv2.utils.logging
+        level = logging.getLogLevel()
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    except AttributeError:
+        return opening()
+    try:
+        return opening()
+    finally:
+        logging.setLogLevel(level)
