@@ -19,22 +19,34 @@ _LOOP_FROM = 4  # turns from which a loop is written as a loop
 
 
 @dataclass(frozen=True)
-class Form:
-    """Everything that shapes a tile's code; distances in elements.
+class Layout:
+    """How the rows of a tile lie in memory; distances in elements.
 
-    spans : (channels, steps) of each span; steps are the rows' distances from the first row.
+    steps : distance of each row from the first. plane : 0 where the channels of a row lie side by side; else a row has
+    one vector of channels in each plane, and planes are this far apart.
+    """
+
+    steps: tuple[int, ...]
+    plane: int = 0
+
+
+@dataclass(frozen=True)
+class Form:
+    """Everything that shapes a tile's code.
+
+    spans : (channels, Layout) of each span. residual (channels side by side) : its rows' steps.
     """
 
     vectors: int
-    spans: tuple[tuple[int, tuple[int, ...]], ...]
-    out_steps: tuple[int, ...]
+    spans: tuple[tuple[int, Layout], ...]
+    out: Layout
     clip: tuple[float, float] | None
-    residual_steps: tuple[int, ...] | None
+    residual: tuple[int, ...] | None = None
     element: str = "s"  # "s": float32, "h": float16
 
     @property
     def rows(self):
-        return len(self.out_steps)
+        return len(self.out.steps)
 
 
 def fits(rows, vectors):
@@ -69,7 +81,7 @@ class _Writer:
         self.sets = 2 if inputs + 2 * vectors <= free else 1  # weights of the next channel are loaded early
         self.weight0 = inputs
         self.acc0 = free
-        self.pointers = ["weights", "out"] + (["residual"] if form.residual_steps else [])
+        self.pointers = ["weights", "out"] + (["residual"] if form.residual else [])
         self.pointers += [f"x{i}" for i in range(len(form.spans))]
         self.temps = [f"row{i}" for i in range(1, rows)] + ["count"]
 
@@ -84,6 +96,9 @@ class _Writer:
         return "{" + ", ".join(self.vector(first + i) for i in range(count)) + "}"
 
     def acc(self, row, column):
+        """Registers that are stored together lie side by side."""
+        if self.form.out.plane:
+            return self.acc0 + column * self.form.rows + row
         return self.acc0 + row * self.form.vectors + column
 
     def constant(self, value):
@@ -118,13 +133,19 @@ class _Writer:
         """Accumulators = bias + residual."""
         form = self.form
         width = form.vectors
-        if form.residual_steps is None:
+        if form.out.plane:
+            self.add(f"ld1 {self.list_of(self.weight0, width)}, [[weights]], #{width * 16}")
+            for column in range(width):
+                for row in range(form.rows):
+                    self.add(f"mov v{self.acc(row, column)}.16b, v{self.weight0 + column}.16b")
+            return
+        if form.residual is None:
             for row in range(form.rows):
                 last = f", #{width * 16}" if row == form.rows - 1 else ""
                 self.add(f"ld1 {self.list_of(self.acc(row, 0), width)}, [[weights]]{last}")
             return
         self.add(f"ld1 {self.list_of(self.weight0, width)}, [[weights]], #{width * 16}")
-        self.each_row("residual", form.residual_steps, lambda row: f"ld1 {self.list_of(self.acc(row, 0), width)}")
+        self.each_row("residual", form.residual, lambda row: f"ld1 {self.list_of(self.acc(row, 0), width)}")
         for row in range(form.rows):
             for column in range(width):
                 acc = self.vector(self.acc(row, column))
@@ -152,22 +173,33 @@ class _Writer:
                     self.add(f"fmla {self.vector(self.acc(row, column))}, {self.vector(first + column)}, "
                              f"v{register}.{form.element}[{lane}]")
 
-    def span(self, number, channels, steps):
+    def span(self, number, channels, layout):
         """All products of one span."""
-        rows = [f"x{number}"] + [f"row{i}" for i in range(1, self.form.rows)]
+        pointer = f"x{number}"
+        if layout.plane:
+            return self.turns(channels, lambda count: self.plane_of(pointer, layout, count), None)
+        rows = [pointer] + [f"row{i}" for i in range(1, self.form.rows)]
         for i in range(1, self.form.rows):
-            self.move(rows[i], rows[i - 1], steps[i] - steps[i - 1])
-        turn = 2 * self.lanes
-        turns, left = divmod(channels, turn)
+            self.move(rows[i], rows[i - 1], layout.steps[i] - layout.steps[i - 1])
+        self.turns(channels, lambda count: self.vectors_of(rows) if count == self.lanes else
+                   self.rest(rows, count, channels), rows if self.pairs else None)
+
+    def turns(self, channels, vectors, rows):
+        """`channels` in turns of two vectors each; vectors(count) does one vector or, at the end, less.
+
+        rows : pointers of the rows, if two vectors of each are to be loaded at a time.
+        """
+        turns, left = divmod(channels, 2 * self.lanes)
 
         def whole():
-            if self.pairs:
+            if rows:
                 for i, pointer in enumerate(rows):
                     self.add(f"ldp q{2 * i}, q{2 * i + 1}, [[{pointer}]], #32")
-                self.steps([lambda row, k=k: (2 * row + k // self.lanes, k % self.lanes) for k in range(turn)])
+                self.steps([lambda row, k=k: (2 * row + k // self.lanes, k % self.lanes)
+                            for k in range(2 * self.lanes)])
             else:
-                self.vectors_of(rows)
-                self.vectors_of(rows)
+                vectors(self.lanes)
+                vectors(self.lanes)
 
         if turns >= _LOOP_FROM:
             self.add(f"mov [count:w], #{turns}")
@@ -179,10 +211,33 @@ class _Writer:
             for _ in range(turns):
                 whole()
         if left >= self.lanes:
-            self.vectors_of(rows)
+            vectors(self.lanes)
             left -= self.lanes
         if left:
-            self.rest(rows, left, channels)
+            vectors(left)
+
+    def plane_of(self, pointer, layout, count):
+        """One vector of each row from a plane, `count` channels of it used; the pointer moves on to the next plane."""
+        self.each_run(pointer, layout, 1, lambda first, rows, _: f"ld1 {self.list_of(first, rows)}")
+        self.steps([lambda row, k=k: (row, k) for k in range(count)])
+
+    def each_run(self, pointer, layout, planes, instruction):
+        """One instruction for up to four rows that lie side by side, in each of `planes` planes.
+
+        instruction(first row, number of rows, plane) -> text before the address. The pointer ends at the next plane.
+        """
+        runs = []
+        for row, step in enumerate(layout.steps):
+            if row and step == layout.steps[row - 1] + self.lanes and runs[-1][1] < 4:
+                runs[-1][1] += 1
+            else:
+                runs.append([row, 1])
+        starts = [layout.steps[row] for row, _ in runs] + [layout.plane]
+        for plane in range(planes):
+            for number, (first, rows) in enumerate(runs):
+                move = (starts[number + 1] - starts[number]) * self.size
+                by = f"#{move}" if move == rows * 16 else f"[{self.constant(move)}]"
+                self.add(f"{instruction(first, rows, plane)}, [[{pointer}]], {by}")
 
     def vectors_of(self, rows):
         """One vector of inputs of each row."""
@@ -231,11 +286,15 @@ class _Writer:
     def finish(self):
         form = self.form
         self.start()
-        for number, (channels, steps) in enumerate(form.spans):
-            self.span(number, channels, steps)
+        for number, (channels, layout) in enumerate(form.spans):
+            self.span(number, channels, layout)
         if form.clip:
             self.clip()
-        self.each_row("out", form.out_steps, lambda row: f"st1 {self.list_of(self.acc(row, 0), form.vectors)}")
+        if form.out.plane:
+            self.each_run("out", form.out, form.vectors,
+                          lambda first, rows, plane: f"st1 {self.list_of(self.acc(first, plane), rows)}")
+        else:
+            self.each_row("out", form.out.steps, lambda row: f"st1 {self.list_of(self.acc(row, 0), form.vectors)}")
         return self.as_function()
 
     # --- the LLVM function around it ---

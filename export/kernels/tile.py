@@ -176,18 +176,35 @@ def compute(e, target, group, spans, weights, offset, out, clip=None, residual=N
     weights, offset : buffer made by pack_panels, and where this panel starts in it.
     out, residual : Rows at the panel's first channel; as many rows as the spans have.
     """
-    rows = len(out.steps)
-    if target.arch == "aarch64" and group.valid == group.width and aarch64.fits(rows, len(group.chunks)):
-        steps = None if residual is None else residual.steps
-        form = aarch64.Form(len(group.chunks), tuple((span.count, span.steps) for span in spans), out.steps,
-                            clip and tuple(clip), steps)
-        places = [(weights, offset), (out.buffer, out.base)] + ([(residual.buffer, residual.base)] if residual else [])
-        e.call_llvm(*aarch64.function(form), places + [(span.buffer, span.base) for span in spans])
+    if written_out(e, target, group, [(span, aarch64.Layout(span.steps), span.count) for span in spans], weights, offset,
+                   (out, aarch64.Layout(out.steps)), clip, residual):
         return
-    acc = Tile(e, target, rows, group.chunks)
+    acc = Tile(e, target, len(out.steps), group.chunks)
     acc.start(weights, offset)
     acc.multiply(spans, weights, offset + group.width)
     acc.finish(out, group.valid, clip, residual)
+
+
+def written_out(e, target, group, sources, weights, offset, out, clip=None, residual=None):
+    """Emit a whole tile as the target's own assembly, if there is that and it fits. Returns whether it did.
+
+    Parameters
+    ----------
+    sources : list of (place, aarch64.Layout, channels); out : (place, aarch64.Layout). A place has .buffer and .base.
+    The rest is as for `compute`; with an output in planes all of a panel's channels are stored.
+    """
+    place, layout = out
+    rows = len(layout.steps)
+    if target.arch != "aarch64" or not aarch64.fits(rows, len(group.chunks)) or set(group.chunks) != {target.lanes}:
+        return False
+    if not layout.plane and group.valid != group.width:
+        return False
+    form = aarch64.Form(len(group.chunks), tuple((channels, at) for _, at, channels in sources), layout,
+                        clip and tuple(clip), residual and residual.steps)
+    places = [(weights, offset), (place.buffer, place.base)]
+    places += [(residual.buffer, residual.base)] if residual else []
+    e.call_llvm(*aarch64.function(form), places + [(source.buffer, source.base) for source, _, _ in sources])
+    return True
 
 
 class Tile:
