@@ -12,7 +12,7 @@ from tsm_edge.cli import choose, run
 from tsm_edge.errors import InputError, MissingComponentError
 
 from . import targets
-from .report import Progress, print_report
+from .report import Progress, lines
 
 ARCHITECTURES = ("mobilenet_v2", "resnet18", "resnet50")
 _EXAMPLES = """examples:
@@ -219,15 +219,11 @@ def _main(argv):
     bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
                            threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress)
     report = bundle.report
-    out = Console(soft_wrap=True)
     if args.json:
         values = dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict())
         print(json.dumps(values, indent=2))
     else:
-        print_report(report, out)
-        out.print("next:", highlight=False)
-        for command in _next_commands(report):
-            out.print("    " + command, highlight=False, markup=False)
+        print(*lines(report), "next:", *("    " + command for command in _next_commands(report)), sep="\n")
     print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
     if report.status != "passed" and not args.allow_unverified:
         print("exit code 1, because the library was not run: install the emulator, or pass --allow-unverified",

@@ -13,6 +13,7 @@ _FILES = {
     "golden.npz": "a few frames with the logits and caches that must come out, for verification on the device",
     "CMakeLists.txt": "for add_subdirectory()",
     "tsm_edge-config.cmake": "for find_package(tsm_edge)",
+    "src/": "the runtime's C sources, compiled by the app's own toolchain",
     "device/": "runner and demo for the device's own Python (3.6 or newer, numpy)",
 }
 

@@ -106,28 +106,21 @@ def rows(report):
     return pairs
 
 
-def print_report(report, console):
-    """The final tables, on a rich console."""
-    from rich.table import Table
+def _columns(table):
+    """Lines of a table of texts, columns aligned."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
 
-    table = Table(title="untrained (random weights)" if not report.trained else None, show_header=False, box=None,
-                  padding=(0, 2), title_style="bold red", title_justify="left")
-    for what, value in rows(report):
-        table.add_row(what, value)
-    console.print(table)
-    checks = Table(box=None, padding=(0, 2), header_style="bold")
-    for title in ("check", "result", "frames", "max difference", "tolerance", "argmax flips"):
-        checks.add_column(title, justify="left" if title in ("check", "result") else "right")
 
+def lines(report):
+    """The final tables as lines of text."""
     def number(value, form="{:.2g}"):
-        return "" if value is None else form.format(value)
+        return "-" if value is None else form.format(value)
 
-    for check in report.checks:
-        checks.add_row(check.name, check.status, str(check.frames), number(check.max_abs_diff), number(check.tolerance),
-                       number(check.argmax_flips, "{}"))
-    console.print(checks)
-    for check in report.checks:
-        if check.detail:
-            console.print(f"  {check.name}: {check.detail}", highlight=False, markup=False)
-    for note in report.notes:
-        console.print(f"note: {note}", highlight=False, markup=False)
+    out = [] if report.trained else ["UNTRAINED (random weights)"]
+    out += _columns(rows(report)) + [""]
+    out += _columns([("check", "result", "frames", "max difference", "tolerance", "argmax flips")] + [
+        (check.name, check.status, str(check.frames), number(check.max_abs_diff), number(check.tolerance),
+         number(check.argmax_flips, "{}")) for check in report.checks])
+    out += [f"  {check.name}: {check.detail}" for check in report.checks if check.detail]
+    return out + [f"note: {note}" for note in report.notes]

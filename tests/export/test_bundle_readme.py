@@ -2,7 +2,7 @@
 import pytest
 
 from tsm_edge.export.readme import bundle_readme
-from tsm_edge.export.report import ExportReport, rows, size_text
+from tsm_edge.export.report import ExportReport, lines, rows, size_text
 from tsm_edge.export.targets import TARGETS
 from tsm_edge.export.verify import NOT_EXECUTED, PASSED, Check, summary
 
@@ -51,6 +51,16 @@ def test_the_table_shows_sizes_kernels_and_fallbacks():
     assert table["libtsm_model.so"] == "5.0 MB" and table["device/"] == "1.0 KB" and table["caches"] == "105.7 KB"
     assert table["kernels"] == "3 pointwise, 1 dense" and table["left to TVM's legalisation"] == "Erf"
     assert table["multiply-accumulates a frame"] == "299.5 M"
+
+
+def test_the_final_table_says_untrained_and_shows_every_check():
+    report = ExportReport("m", "host", "dist/host", False, "fp32", 4, checks=[
+        Check("ONNX vs torch", PASSED, 2e-5, 1e-3, 9.0, 0, 16, "all good"), Check("library vs torch", NOT_EXECUTED)])
+    text = lines(report)
+    assert text[0].startswith("UNTRAINED")
+    assert "  ONNX vs torch     passed        16      2e-05           0.001      0" in text
+    assert any(line.split() == "library vs torch not executed 0 - - -".split() for line in text)
+    assert "  ONNX vs torch: all good" in text
 
 
 def test_sizes_are_for_people():
