@@ -143,6 +143,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     CheckFailedError
         A verification did not hold; nothing is written.
     """
+    from tsm_edge.manifest import validate
     from tsm_edge.step import StepNetwork
 
     from .compile import build_library
@@ -171,6 +172,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             outputs = count_outputs(step, size)
             manifest = describe(net, step, target, outputs, name=name, classes=classes, input_size=size,
                                 precision=precision, **description)
+            validate(manifest, "the network's description", embedded=True)
             frames = verification_frames(manifest, seed=seed) if frames is None else np.asarray(frames)[:verify.FRAMES]
             inputs = network_inputs(frames, manifest)
         reference, checks = verify_torch(net, step, inputs, progress)
@@ -190,14 +192,17 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             verify.require(checks)
 
         with progress.stage("bundle"):
-            report = _write(shown, work, manifest, target, library, checks, frames, inputs, reference)
+            report = _write(shown, work, manifest, target, library, checks, frames, inputs, reference,
+                            getattr(net, "tsm_info", {}).get("notes") or [])
     report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
     manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
     return Bundle(Path(shown), manifest, report)
 
 
-def _write(shown, work, manifest, target, library, checks, frames, inputs, reference):
+def _write(shown, work, manifest, target, library, checks, frames, inputs, reference, notes):
     """Fill the folder and rename it into place; returns the report."""
+    from tsm_edge.manifest import Manifest
+
     from .android import write_cmake_package
     from .readme import bundle_readme
 
@@ -221,12 +226,11 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
         readme = bundle_readme(manifest, target, Path(shown).name, names)
         (folder / "README.md").write_text(readme, encoding="utf-8")
         manifest["files"] = list_files(folder)
-        text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        (folder / "manifest.json").write_text(Manifest(manifest).to_json(), encoding="utf-8")
     return ExportReport(
         name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],
         checks=checks, files=manifest["files"], library=library.path.name, library_bytes=library.path.stat().st_size,
         macs=library.macs, cache_bytes=cache_bytes, workspace_bytes=library.workspace_bytes,
         weight_bytes=library.weight_bytes, kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
-        notes=list(library.notes))
+        notes=[*notes, *library.notes])

@@ -37,6 +37,8 @@ def _parser():
     add("--input-size", metavar="WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
     add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
+    add("--past", metavar="A:B", help="folds of channels from the past, where the file does not say: 0:1")
+    add("--fold-div", type=int, metavar="N", help="channels in a fold: 1/N of all (default: the checkpoint's, else 8)")
     add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
     add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
     add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
@@ -86,6 +88,15 @@ def parse_size(text):
     return size
 
 
+def parse_past(text):
+    """"0:1" -> (0, 1), in folds of channels."""
+    match = re.fullmatch(r"(\d+):(\d+)", text.strip())
+    if not match:
+        raise InputError("--past cannot be used", found=f"'{text}'", expected="START:STOP in folds of channels",
+                         do="for example --past 0:1 for the first eighth of the channels")
+    return int(match[1]), int(match[2])
+
+
 def read_classes(path):
     """Class names from a text file, one a line; empty lines at the end do not count."""
     try:
@@ -119,22 +130,22 @@ def make_network(args, classes):
     """
     from .networks import from_checkpoint, with_random_weights
 
-    size = parse_size(args.input_size) if args.input_size else None
+    options = {"classes": classes, "width": args.width, "fold_div": args.fold_div,
+               "input_size": parse_size(args.input_size) if args.input_size else None,
+               "past": parse_past(args.past) if args.past else None}
     if args.arch:
         choose(args.arch, ARCHITECTURES, "architecture")
     if args.random_weights:
         if args.checkpoint:
             raise InputError("--checkpoint and --random-weights exclude each other", found="both",
                              expected="one of them", do="leave --random-weights out to export the checkpoint")
-        return with_random_weights(args.arch or "mobilenet_v2", args.num_classes, classes=classes, width=args.width,
-                                   input_size=size, seed=args.seed)
+        return with_random_weights(args.arch or "mobilenet_v2", args.num_classes, seed=args.seed, **options)
     checkpoint = args.checkpoint or default_checkpoint()
     if checkpoint is None:
         raise InputError("no weights were named", found="neither --checkpoint nor --random-weights",
                          expected="one of them (no trained model comes with this version)",
                          do="give --checkpoint FILE, or --random-weights to try the machinery with an untrained one")
-    return from_checkpoint(checkpoint, arch=args.arch, num_classes=args.num_classes, classes=classes, width=args.width,
-                           input_size=size)
+    return from_checkpoint(checkpoint, arch=args.arch, num_classes=args.num_classes, **options)
 
 
 def _list_targets(as_json):

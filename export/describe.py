@@ -77,6 +77,8 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
     InputError
         Class names that do not fit the outputs.
     """
+    from tsm_edge.jester import CLASSES
+
     info, size = network_info(net, input_size)
     names = list(classes if classes is not None else info.get("classes") or [f"class {i}" for i in range(outputs)])
     if len(names) != outputs:
@@ -90,7 +92,8 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
 
     resize = pick(resize, "resize", "crop")
     if name is None:
-        name = info.get("model_name") or (arch if trained else f"{arch}-untrained")
+        known = list(names) == list(CLASSES) and trained
+        name = info.get("model_name") or arch + ("" if trained else "-untrained") + ("-jester" if known else "")
     return {
         "schema": 1,
         "name": name,
@@ -106,7 +109,7 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
         "stream": {"fps": float(pick(fps, "fps", 0)), "max_gap_seconds": float(max_gap_seconds)},
         "events": events if events is not None else info.get("events") or default_events(names, trained),
         "network": {"arch": arch, "width": float(info.get("width", 1.0)), "fold_div": int(info.get("fold_div", 8)),
-                    "past": list(info.get("past", (0, 1))), "n_segment": int(info.get("n_segment", 8))},
+                    "past": list(info["past"]) if info.get("past") else None, "n_segment": int(info.get("n_segment", 8))},
         "caches": [{"name": spec.name, "layer": spec.layer, "shape": list(spec.shape), "dtype": "float32",
                     "slice": [spec.start, spec.stop], "channels": spec.channels} for spec in step.cache_specs],
         "precision": precision,

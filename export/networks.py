@@ -29,7 +29,8 @@ def _label(net, classes, trained):
     return net.eval()
 
 
-def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, width=None, input_size=None, seed=0):
+def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, width=None, input_size=None, past=None,
+                        fold_div=None, seed=0):
     """An untrained network whose outputs nevertheless move with its input, so that it can be verified and timed.
 
     Parameters
@@ -37,6 +38,7 @@ def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, 
     arch, num_classes, width : as in `tsm_edge.create_model`; num_classes defaults to len(classes), else 27.
     classes : list of str or None
     input_size : (width, height) or None for 224x224.
+    past, fold_div : as in `tsm_edge.create_model`.
     seed : int
 
     Returns
@@ -53,13 +55,21 @@ def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, 
     count = num_classes or (len(classes) if classes else 27)
     _check_class_count(classes, count, "--num-classes")
     size = input_size or (224, 224)
-    net = create_model(arch, count, input_size=size, shift="online", **_width(arch, width))
+    net = create_model(arch, count, input_size=size, shift="online", past=past, fold_div=fold_div,
+                       **_width(arch, width))
     make_sensitive(net, seed, image_like_frames(16, size, seed))
     return _label(net, classes, trained=False)
 
 
-def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=None, input_size=None):
+def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=None, input_size=None, past=None,
+                    fold_div=None):
     """The network of a checkpoint; what is given besides must agree with what the file holds.
+
+    Parameters
+    ----------
+    past : (start, stop) or None
+        Which folds of channels come from the past, for files that do not say or were trained with both directions.
+    Others : as for `with_random_weights`.
 
     Raises
     ------
@@ -79,5 +89,8 @@ def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=No
     size = input_size or checkpoint.info.get("input_size") or (224, 224)
     width = {"width": checkpoint.width} if checkpoint.arch == "mobilenet_v2" else {}
     net = create_model(checkpoint.arch, checkpoint.num_classes, input_size=tuple(size), shift="online",
-                       checkpoint=path, **width)
+                       checkpoint=path, past=past, fold_div=fold_div, **width)
+    for key in ("events", "model_name"):
+        if checkpoint.info.get(key):
+            net.tsm_info[key] = checkpoint.info[key]
     return _label(net, classes or checkpoint.classes, trained=checkpoint.info.get("trained", True))
