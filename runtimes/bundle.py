@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -20,12 +18,12 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import BundleError
+from tsm_edge.manifest import Manifest, plain_path
 
-SCHEMA = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_FILES = 1000
 MAX_BUNDLE_BYTES = 4 << 30
-MAX_SIDE, MAX_CHANNELS, MAX_CACHES, MAX_CLASSES, MAX_CACHE_VALUES = 16384, 65536, 10000, 1000000, 1 << 28
+MAX_CACHE_VALUES = 1 << 28
 AGAIN = "copy the bundle again, or export it again"
 
 
@@ -33,113 +31,33 @@ def _bad(problem, found, expected, do=AGAIN):
     return BundleError(problem, found=found, expected=expected, do=do)
 
 
-def safe_name(name):
-    """Is this a plain relative path: no "..", not absolute, no drive, no backslash, no odd characters?"""
-    return (isinstance(name, str) and 0 < len(name) <= 240 and not re.search(r"[\x00-\x1f\x7f\\:]", name)
-            and all(part not in ("", ".", "..") for part in name.split("/")))
-
-
-def _integer(value, low, high):
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and np.isfinite(value)
-
-
-def check_manifest(manifest, where="manifest.json"):
-    """Check what the runtimes rely on: schema, classes, input, caches, stream, events. Returns the manifest.
+def parse_manifest(data, where="manifest.json", embedded=False):
+    """Bytes of a manifest -> checked dict.
 
     Raises
     ------
     BundleError
-        Names the part, what stands there and what should.
     """
-    def need(good, part, found, expected):
-        if not good:
-            raise _bad(f"{where}: {part} cannot be used", repr(found)[:200], expected)
-
-    need(isinstance(manifest, dict), "the content", type(manifest).__name__, "a JSON object")
-    if manifest.get("schema") != SCHEMA or isinstance(manifest.get("schema"), bool):
-        raise _bad(f"{where} has an unknown schema", repr(manifest.get("schema"))[:80], f"schema {SCHEMA}",
-                   "install the release of tsm-edge that wrote it, or export again")
-    classes = manifest.get("classes")
-    need(isinstance(classes, list) and 1 <= len(classes) <= MAX_CLASSES and all(isinstance(c, str) for c in classes),
-         "classes", classes, "a list of names")
-    need(isinstance(manifest.get("name", ""), str), "name", manifest.get("name"), "text")
-
-    size = manifest.get("input")
-    need(isinstance(size, dict), "input", size, "an object")
-    for key in ("width", "height"):
-        need(_integer(size.get(key), 1, MAX_SIDE), f"input.{key}", size.get(key), f"an integer 1..{MAX_SIDE}")
-    need(size.get("colour", "RGB") in ("RGB", "BGR"), "input.colour", size.get("colour"), "RGB or BGR")
-    need(size.get("resize") in ("crop", "squash"), "input.resize", size.get("resize"), "crop or squash")
-    need(size.get("resize") == "squash" or _integer(size.get("shorter_side"), 1, MAX_SIDE), "input.shorter_side",
-         size.get("shorter_side"), f"an integer 1..{MAX_SIDE}")
-    need(size.get("filter", "antialias") in ("antialias", "bilinear"), "input.filter", size.get("filter"),
-         "antialias or bilinear")
-    for key in ("mean", "std"):
-        values = size.get(key)
-        good = isinstance(values, list) and len(values) == 3 and all(_number(v) for v in values)
-        need(good and (key == "mean" or min(values) > 0), f"input.{key}", values,
-             "three numbers" + " above 0" * (key == "std"))
-
-    caches, names = manifest.get("caches"), set()
-    need(isinstance(caches, list) and len(caches) <= MAX_CACHES, "caches", caches, "a list")
-    for cache in caches:
-        name, shape = (cache.get("name"), cache.get("shape")) if isinstance(cache, dict) else (None, None)
-        need(isinstance(name, str) and name.startswith("cache.") and name not in names, "a cache's name", name,
-             'its own name, "cache.<layer>"')
-        need(isinstance(shape, list) and len(shape) == 4 and shape[0] == 1 and _integer(shape[1], 1, MAX_CHANNELS)
-             and all(_integer(side, 1, MAX_SIDE) for side in shape[2:])
-             and shape[1] * shape[2] * shape[3] <= MAX_CACHE_VALUES, f"the shape of {name}", shape, "[1, fold, h, w]")
-        names.add(name)
-
-    stream = manifest.get("stream", {})
-    need(isinstance(stream, dict) and all(_number(stream.get(key, 0)) for key in ("fps", "max_gap_seconds")),
-         "stream", stream, '{"fps": number, "max_gap_seconds": number}')
-    need(isinstance(manifest.get("events") or {}, dict), "events", manifest.get("events"), "an object")
-    need(isinstance(manifest.get("target") or {}, dict), "target", manifest.get("target"), "an object")
+    manifest = Manifest.from_json(data, where, embedded).data
+    values = sum(int(np.prod(cache["shape"], dtype=object)) for cache in manifest["caches"])
+    if values > MAX_CACHE_VALUES:
+        raise _bad(f"{where}: the caches are too large", f"{values} values", f"at most {MAX_CACHE_VALUES}")
     return manifest
 
 
-def parse_manifest(data, where="manifest.json"):
-    """Bytes of a manifest -> checked dict."""
-    try:
-        manifest = json.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise _bad(f"{where} cannot be read", str(error)[:200], "JSON in UTF-8") from error
-    return check_manifest(manifest, where)
-
-
 def check_file_list(manifest):
-    """The manifest's files as {path: (size, sha256)}, each path plain and named once.
+    """The manifest's files as {path: (size, sha256)}; neither too many nor too large.
 
     Raises
     ------
     BundleError
     """
-    entries = manifest.get("files")
-    if not isinstance(entries, list) or len(entries) > MAX_FILES:
-        found = f"{len(entries)} entries" if isinstance(entries, list) else type(entries).__name__
-        raise _bad("manifest.json: files cannot be used", found, f"a list of at most {MAX_FILES} files")
-    files = {}
-    for entry in entries:
-        entry = entry if isinstance(entry, dict) else {}
-        path, size, digest = (entry.get(key) for key in ("path", "size", "sha256"))
-        if not safe_name(path):
-            raise _bad("a path in manifest.json leads out of the bundle", repr(path)[:200],
-                       "a plain relative path without '..'", "do not use this bundle; export it again")
-        if path in files or path == "manifest.json":
-            raise _bad("manifest.json names a file twice, or itself", path, "every other file once")
-        plain = isinstance(digest, str) and re.fullmatch("[0-9a-f]{64}", digest)
-        if not _integer(size, 0, MAX_BUNDLE_BYTES) or not plain:
-            raise _bad(f"manifest.json: the entry of {path} cannot be used", f"size {size!r}, sha256 {digest!r}"[:200],
-                       f"a size up to {MAX_BUNDLE_BYTES} bytes and 64 hexadecimal digits")
-        files[path] = (size, digest)
-    if sum(size for size, _ in files.values()) > MAX_BUNDLE_BYTES:
-        raise _bad("the bundle is too large", f"{sum(size for size, _ in files.values())} bytes",
-                   f"at most {MAX_BUNDLE_BYTES}")
+    files = {entry["path"]: (entry["size"], entry["sha256"]) for entry in manifest["files"]}
+    if len(files) > MAX_FILES:
+        raise _bad("the bundle has too many files", str(len(files)), f"at most {MAX_FILES}")
+    total = sum(size for size, _ in files.values())
+    if total > MAX_BUNDLE_BYTES:
+        raise _bad("the bundle is too large", f"{total} bytes", f"at most {MAX_BUNDLE_BYTES}")
     return files
 
 
@@ -261,7 +179,7 @@ def _open_zip(path):
         for member in archive.infolist():
             if member.is_dir():
                 continue
-            if not safe_name(member.orig_filename) or not safe_name(member.filename):
+            if not plain_path(member.orig_filename) or not plain_path(member.filename):
                 raise _bad("a path in the zip leads out of the bundle", repr(member.orig_filename)[:200],
                            "a plain relative path without '..'", "do not use this file; export the bundle again")
             if member.filename in members:

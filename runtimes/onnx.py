@@ -66,7 +66,7 @@ class OnnxModel(Model):
             if text is None:
                 raise BundleError(f"{path.name} carries no manifest", found="an ONNX file of another origin",
                                   expected="metadata tsm_edge.manifest", do="use a file that tsm-export wrote")
-            manifest = parse_manifest(text.encode("utf-8"), f"the manifest in {path.name}")
+            manifest = parse_manifest(text.encode("utf-8"), f"the manifest in {path.name}", embedded=True)
         super().__init__(manifest)
         self.bundle, self.threads = bundle, threads or 0
         self._check_graph(path.name)

@@ -4,9 +4,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.manifest import SCHEMA, validate
 
-from .bundle import SCHEMA, check_manifest
 from .interface import EngineStream, Model
+
+BACKGROUND = ("No gesture", "Doing other things")
 
 
 def import_engine():
@@ -24,28 +26,33 @@ def import_engine():
     return torch
 
 
-def describe(net):
-    """What the runtimes need to know of a network that carries `tsm_info`, as a manifest without files.
+def describe(net, specs):
+    """A manifest without files and verification, for a network that runs as it is.
 
     Parameters
     ----------
     net : torch.nn.Module
+        With `tsm_info`, as `tsm_edge.create_model` gives it.
+    specs : list of CacheSpec
+        Of its step network.
     """
-    info = getattr(net, "tsm_info", None)
-    if info is None:
-        raise InputError("the network does not say what it is", found=f"a {type(net).__name__} without tsm_info",
-                         expected="a network from tsm_edge.create_model", do="pass manifest=, or set net.tsm_info")
+    info = net.tsm_info
     width, height = info["input_size"]
+    classes = [str(c) for c in info.get("classes") or [f"class {i}" for i in range(info["num_classes"])]]
     return {
-        "schema": SCHEMA, "name": str(info["name"]), "trained": bool(info.get("trained", False)),
-        "classes": [str(c) for c in info.get("classes") or range(info["num_classes"])],
+        "schema": SCHEMA, "name": str(info["name"]), "trained": bool(info.get("trained", False)), "classes": classes,
         "input": {"width": int(width), "height": int(height), "colour": "RGB", "resize": info.get("resize", "crop"),
-                  "shorter_side": int(info.get("shorter_side") or round(min(width, height) * 256 / 224)),
-                  "filter": info.get("filter", "antialias"), "mean": [float(v) for v in info["mean"]],
-                  "std": [float(v) for v in info["std"]]},
+                  "shorter_side": round(min(width, height) * 256 / 224), "filter": info.get("filter", "antialias"),
+                  "mean": [float(v) for v in info["mean"]], "std": [float(v) for v in info["std"]]},
         "stream": {"fps": float(info.get("fps") or 0), "max_gap_seconds": 1.0},
-        "events": dict(info.get("events") or {}),
-        "precision": "fp32", "caches": []}
+        "events": info.get("events") or {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [],
+                                         "background": [i for i, c in enumerate(classes) if c in BACKGROUND]},
+        "network": {"arch": str(info["name"]), "width": float(info.get("width", 1.0)),
+                    "fold_div": int(info.get("fold_div", 8)), "past": list(info["past"]) if info.get("past") else None,
+                    "n_segment": int(info.get("n_segment", 8))},
+        "caches": [{"name": spec.name, "layer": spec.layer, "shape": list(spec.shape), "dtype": "float32",
+                    "slice": [spec.start, spec.stop], "channels": spec.channels} for spec in specs],
+        "precision": "fp32", "target": {}, "threads": 1, "toolchain": {}}
 
 
 class TorchModel(Model):
@@ -67,17 +74,17 @@ class TorchModel(Model):
         torch = import_engine()
         from tsm_edge.step import StepNetwork
 
-        net = source
-        if isinstance(source, (str, Path)):
-            net = _network_of(source)
-        manifest = dict(manifest or describe(net))
-        size = manifest["input"]
-        net.eval()
-        self._step = StepNetwork(net, input_size=(size["width"], size["height"])).eval()
-        manifest["caches"] = [
-            {"name": spec.name, "layer": spec.layer, "shape": list(spec.shape), "dtype": "float32",
-             "slice": [spec.start, spec.stop], "channels": spec.channels} for spec in self._step.cache_specs]
-        super().__init__(check_manifest(manifest, "the network's description"))
+        net = _network_of(source) if isinstance(source, (str, Path)) else source
+        info = getattr(net, "tsm_info", None)
+        if manifest is None and info is None:
+            raise InputError("the network does not say what it is", found=f"a {type(net).__name__} without tsm_info",
+                             expected="a network from tsm_edge.create_model, or manifest=", do="pass a bundle's manifest")
+        if manifest is not None:
+            size = manifest["input"]["width"], manifest["input"]["height"]
+        else:
+            size = info["input_size"]
+        self._step = StepNetwork(net, input_size=tuple(size)).eval()
+        super().__init__(validate(manifest or describe(net, self._step.cache_specs), "the network's description", True))
         self._torch, self.threads, self.bundle = torch, threads or 0, None
         if threads:
             torch.set_num_threads(threads)
@@ -101,4 +108,4 @@ def _network_of(path):
     from tsm_edge.checkpoints import load_checkpoint
 
     checkpoint = load_checkpoint(path)
-    return create_model(checkpoint.arch, checkpoint.num_classes, width=checkpoint.width, checkpoint=path)
+    return create_model(checkpoint.arch, checkpoint=path)
