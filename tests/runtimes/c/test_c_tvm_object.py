@@ -1,0 +1,82 @@
+"""Objects as TVM writes them find the runtime's workspace, parallel launch and error call at link time."""
+import re
+
+import numpy as np
+import pytest
+
+PLAN = """
+#include "tsm_plan.h"
+int __tvm_ffi_scale(void *, const tsm_ffi_any *, int32_t, tsm_ffi_any *);
+int __tvm_ffi_chain(void *, const tsm_ffi_any *, int32_t, tsm_ffi_any *);
+static const tsm_plan_operand operands[] = {
+    {TSM_IN_FRAME, 2, 32, 3, 0, {20, 28, SHAPE}}, {TSM_IN_ARENA, 2, 32, 3, 0, {20, 28, 3}},
+    {TSM_IN_ARENA, 2, 32, 3, 0, {20, 28, 3}}, {TSM_IN_LOGITS, 2, 32, 1, 0, {20}}};
+static const tsm_plan_call calls[] = {{"scale", "k", __tvm_ffi_scale, 0, 2, 0, 0}, {"chain", "k", __tvm_ffi_chain, 2, 2, 0, 0}};
+static const char *const classes[20] = {"a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q",
+                                        "r", "s", "t"};
+const tsm_plan tsm_model_plan = {.version = 1, .num_classes = 20, .classes = classes, .height = 20, .width = 28, .resize = 1,
+    .std = {1, 1, 1}, .arena_bytes = 20 * 28 * 3 * 4, .num_calls = 2, .num_operands = 4, .calls = calls, .operands = operands};
+"""
+
+
+@pytest.fixture(scope="module")
+def kernels(tmp_path_factory):
+    """kernels.o: `scale` (2 x + 1, parallel rows) and `chain` (row sums through a buffer that needs workspace)."""
+    tvm = pytest.importorskip("tvm")
+    from tvm import te
+
+    x = te.placeholder((20, 28, 3), name="x")
+    y = te.compute((20, 28, 3), lambda i, j, k: x[i, j, k] * 2.0 + 1.0, name="y")
+    scale = te.create_prim_func([x, y]).with_attr("global_symbol", "scale")
+    z = te.compute((20, 28, 3), lambda i, j, k: x[i, j, k] * 3.0, name="z")
+    j, k = te.reduce_axis((0, 28), "j"), te.reduce_axis((0, 3), "k")
+    total = te.compute((20,), lambda i: te.sum(z[i, j, k], axis=[j, k]), name="total")
+    chain = te.create_prim_func([x, total]).with_attr("global_symbol", "chain")
+    schedule = tvm.s_tir.Schedule(tvm.IRModule({"scale": scale, "chain": chain}))
+    schedule.parallel(schedule.get_loops(schedule.get_sblock("y", func_name="scale"))[0])
+    schedule.parallel(schedule.get_loops(schedule.get_sblock("total", func_name="chain"))[0])
+    library = tvm.compile(schedule.mod, target=tvm.target.Target({"kind": "llvm", "mtriple": "x86_64-linux-gnu"}))
+    path = tmp_path_factory.mktemp("tvm") / "kernels.o"
+    library.mod.write_to_file(str(path), "o")
+    return path
+
+
+def link(kit, kernels, folder, compiler, shape="3"):
+    (folder / "plan.c").write_text(PLAN.replace("SHAPE", shape))
+    library = folder / "libtvm.so"
+    kit.run([*compiler, "-std=gnu99", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-I", kit.RUNTIME, kernels,
+             folder / "plan.c", *kit.SOURCES, f"-Wl,--version-script={kit.RUNTIME / 'tsm_edge.map'}", "-Wl,-z,defs", "-o",
+             library, "-lm", "-lpthread"])
+    return kit.Toy(library)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "zig"])
+def test_kernels_use_our_workspace_and_threads(kernels, kit, tmp_path, compiler):
+    symbols = kit.run(["nm", kernels])
+    assert re.findall(r"U (.*)", symbols) == ["TVMFFIErrorSetRaisedFromCStrParts"]
+    assert len(re.findall(r"V __TVMBackend(AllocWorkspace|FreeWorkspace|ParallelLaunch)", symbols)) == 3
+    if compiler == "zig":
+        pytest.importorskip("ziglang")
+        import sys
+
+        command = (sys.executable, "-m", "ziglang", "cc", "-target", "x86_64-linux-gnu.2.27")
+    else:
+        command = ("gcc",)
+    toy = link(kit, kernels, tmp_path, command)
+    assert toy.create() == (0, "") and toy.info().scratch_bytes >= 20 * 28 * 3 * 4
+    for threads in (1, 2, 5):
+        stream = toy.stream(threads=threads)
+        for frame in kit.toy_frames(5):
+            status, result = stream.step_tensor(frame)
+            assert status == 0, stream.error()
+            want = ((frame.astype(np.float64) * 2 + 1) * 3).sum(axis=(0, 2))
+            got = np.ctypeslib.as_array(result.logits, (20,))
+            assert np.max(np.abs(got - want)) < 1e-4 * np.max(np.abs(want))
+        stream.close()
+
+
+def test_a_kernels_complaint_reaches_the_caller(kernels, kit, tmp_path):
+    toy = link(kit, kernels, tmp_path, ("gcc",), shape="2")
+    status, message = toy.create()
+    assert status == 9 and "ValueError" in message and "x.shape[2]" in message and "3" in message
+    assert not toy.model
