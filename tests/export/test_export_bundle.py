@@ -1,0 +1,208 @@
+"""One small network of a user's own, the whole way: Python call, verified bundle, loading, refusing, repeating."""
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
+pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+from torch import nn  # noqa: E402
+
+import tsm_edge  # noqa: E402
+from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
+from tsm_edge.export import bundle as bundling  # noqa: E402
+from tsm_edge.export import export_bundle  # noqa: E402
+from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
+from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
+from tsm_edge.shift import insert_shifts  # noqa: E402
+
+SIZE = (48, 40)
+OPTIONS = {"input_size": SIZE, "classes": ["left", "right", "nothing"], "trained": False, "name": "mine"}
+
+
+class Mine(nn.Module):
+    """Odd channel counts, a depthwise convolution, an activation that no kernel of ours has."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 19, 3, 2, 1, bias=False), nn.BatchNorm2d(19), nn.ReLU6())
+        self.a = nn.Sequential(nn.Conv2d(19, 38, 1), nn.ReLU6(), nn.Conv2d(38, 38, 3, 1, 1, groups=38), nn.Conv2d(38, 19, 1))
+        self.b = nn.Conv2d(19, 19, 3, 1, 1)
+        self.fc = nn.Linear(19, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.a(x)
+        x = x + torch.tanh(self.b(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def make_net():
+    torch.set_num_threads(1)
+    net = Mine()
+    insert_shifts(net, lambda name, block: name in ("a", "b"))
+    return make_sensitive(net, 3, image_like_frames(16, SIZE, 3))
+
+
+def export(output, **options):
+    return export_bundle(make_net(), "host", output, **{**OPTIONS, **options})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return export(tmp_path_factory.mktemp("made") / "mine")
+
+
+def test_the_bundle_is_verified_in_all_three_ways(made):
+    verification = made.manifest["verification"]
+    assert verification["status"] == "passed" and verification["frames"] == 16
+    names = [check["name"] for check in verification["checks"]]
+    assert names == ["step network vs clip network", "logits move", "tampered caches are caught", "ONNX vs torch",
+                     "library vs torch"]
+    for check in verification["checks"]:
+        if check["max_abs_diff"] is not None:
+            assert check["max_abs_diff"] <= check["tolerance"] == pytest.approx(1e-4 * max(1, check["max_abs_logit"]))
+
+
+def test_the_bundle_holds_what_its_manifest_lists_and_no_more(made):
+    found = {Path(base, file).relative_to(made.path).as_posix() for base, _, files in os.walk(made.path) for file in files}
+    assert found == {entry["path"] for entry in made.manifest["files"]} | {"manifest.json"}
+    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_device.py"} <= found
+    for entry in made.manifest["files"]:
+        data = (made.path / entry["path"]).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
+
+
+def test_everything_a_person_looks_at_says_untrained(made):
+    assert made.manifest["trained"] is False
+    assert "UNTRAINED" in (made.path / "README.md").read_text() and "UNTRAINED" in made.report.verdict()
+    assert tsm_edge.load(made.path).manifest["trained"] is False
+
+
+def test_what_has_no_kernel_of_ours_is_listed(made):
+    assert any("Tanh" in op for op in made.report.fallbacks)
+    assert made.report.macs > 0 and made.report.cache_bytes == 2 * 2 * 20 * 24 * 4 and sum(made.report.kernels.values()) > 5
+
+
+def test_the_loaded_bundle_computes_what_the_network_computes_on_other_frames(made):
+    inputs = image_like_frames(5, SIZE, 99)
+    net = make_net().eval()
+    for module in net.modules():
+        if hasattr(module, "n_segment"):
+            module.n_segment = 5
+    with torch.no_grad():
+        expected = net(torch.from_numpy(inputs)).numpy()
+    stream = tsm_edge.load(made.path, backend="native").stream()
+    got = np.stack([stream.step_tensor(frame[None]) for frame in inputs])
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
+
+
+def test_golden_frames_lead_to_the_golden_logits(made):
+    golden = read_golden(open_bundle(made.path))
+    assert 3 <= len(golden["frames"]) <= 6 and golden["frames"].shape[1:3] != (SIZE[1], SIZE[0])
+    stream = tsm_edge.load(made.path, backend="native").stream()
+    for frame, logits in zip(golden["frames"], golden["logits"]):
+        assert np.abs(stream.step(frame).logits - logits).max() <= 1e-3 * max(1, np.abs(logits).max())
+
+
+def test_a_second_export_replaces_the_bundle_with_the_same_bytes(made):
+    before = {entry["path"]: entry["sha256"] for entry in made.manifest["files"]}
+    again = export(made.path)
+    after = {entry["path"]: entry["sha256"] for entry in again.manifest["files"]}
+    same = [path for path in before if path != "README.md"]  # the time a frame took is in its table of checks
+    assert {path: before[path] for path in same} == {path: after[path] for path in same}
+
+
+def test_no_path_of_this_machine_is_inside_the_library(made):
+    data = (made.path / "libtsm_model.so").read_bytes()
+    assert str(Path.home()).encode() not in data and b"/tmp/" not in data and os.getcwd().encode() not in data
+
+
+def refused_without_trace(tmp_path, error, **options):
+    with pytest.raises(error) as refusal:
+        export(tmp_path / "b", **options)
+    assert os.listdir(tmp_path) == []
+    return refusal.value
+
+
+def test_a_library_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
+    from tsm_edge.export import import_onnx as importing
+
+    original = importing.import_onnx
+
+    def wrong(model):
+        program = original(model)
+        at, conv = next((i, op) for i, op in enumerate(program.ops) if getattr(op, "splice", None) is not None)
+        weight = conv.weight.copy()
+        weight[:, 0] *= 1.05  # a channel that comes from the cache
+        program.ops[at] = dataclasses.replace(conv, weight=weight)
+        return program
+
+    monkeypatch.setattr(importing, "import_onnx", wrong)
+    error = refused_without_trace(tmp_path, CheckFailedError)
+    assert error.exit_code == 1 and "library vs torch" in error.problem and "differ" in error.found
+
+
+def test_an_onnx_file_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
+    from tsm_edge.export import onnx_graph
+
+    original = onnx_graph.export_onnx
+
+    def wrong(step, path, manifest):
+        with torch.no_grad():
+            step.net.fc.bias += 0.01
+        try:
+            return original(step, path, manifest)
+        finally:
+            with torch.no_grad():
+                step.net.fc.bias -= 0.01
+
+    monkeypatch.setattr(onnx_graph, "export_onnx", wrong)
+    assert "ONNX vs torch" in refused_without_trace(tmp_path, CheckFailedError).problem
+
+
+def test_frames_that_do_not_move_the_logits_are_refused(tmp_path):
+    still = np.full((16, 60, 80, 3), 128, np.uint8)
+    net = make_net()
+    with torch.no_grad():
+        net.fc.weight *= 1e-6
+    with pytest.raises(CheckFailedError) as error:
+        export_bundle(net, "host", tmp_path / "b", frames=still, **OPTIONS)
+    assert "logits move" in error.value.problem and "--frames" in error.value.do and os.listdir(tmp_path) == []
+
+
+def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
+    assert "2 names" in refused_without_trace(tmp_path, InputError, classes=["a", "b"]).found
+    assert "1 to 64" in refused_without_trace(tmp_path, InputError, threads=0).expected
+    assert "fp32" in refused_without_trace(tmp_path, InputError, precision="fp64").expected
+    assert "input_size=(224, 224)" in refused_without_trace(tmp_path, InputError, input_size=None).do
+    with pytest.raises(InputError) as error:
+        export_bundle(make_net(), "jetson-nano", tmp_path / "b", **{**OPTIONS, "precision": "fp16"})
+    assert "cannot compute in fp16" in error.value.problem and "raspberry-pi-5" in error.value.expected
+
+
+def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
+    net = Mine()
+    insert_shifts(net, lambda name, block: name == "b", future=(0, 1), past=(1, 2))
+    with pytest.raises(InputError) as error:
+        export_bundle(net, "host", tmp_path / "b", **OPTIONS)
+    assert "b" in error.value.found and os.listdir(tmp_path) == []
+
+
+def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, monkeypatch):
+    from tsm_edge.export import replay
+
+    monkeypatch.setattr(replay.shutil, "which", lambda name: None)
+    bundle = export_bundle(make_net(), "raspberry-pi-32bit", tmp_path / "b", **OPTIONS)
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["verification"]["status"] == "not executed" and bundle.report.verdict().startswith("NOT VERIFIED")
+    assert manifest["verification"]["checks"][-1]["status"] == "not executed"
+    assert "Not everything was executed" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_golden_keeps_fewer_frames_of_networks_with_large_caches():
+    assert [bundling.golden_count(size) for size in (0, 108192, 2809856, 100 << 20)] == [6, 6, 3, 3]
