@@ -49,5 +49,5 @@ def _conv_builder(op):
 
 
 def fuse(step, target):
-    """The program with operations fused where that pays on `target`; see fuse.py."""
-    return importlib.import_module(f"{__name__}.fuse").fuse(step, target)
+    """The program with operations fused where that pays on `target`; see fusion.py."""
+    return importlib.import_module(f"{__name__}.fusion").fuse(step, target)

@@ -1,0 +1,73 @@
+"""Which operations become one kernel.
+
+A depthwise convolution between two pointwise ones (or before one) becomes a program.InvertedResidual where nothing else
+looks at the tensors between them. `explain` says what was decided, and why.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+from tsm_edge.export import program
+from tsm_edge.export.kernels import inverted_residual
+
+
+def fuse(step, target):
+    """The program with the operations fused that pay on `target`.
+
+    Parameters
+    ----------
+    step : program.Program
+    target : targets.Target
+
+    Returns
+    -------
+    program.Program with the same inputs and outputs; `step` itself is not changed.
+    """
+    uses = _uses(step)
+    makers = {op.out: op for op in step.ops if isinstance(op, program.Conv)}
+    blocks, gone = {}, set()
+    for project in makers.values():
+        depthwise = makers.get(project.x)
+        if depthwise is None or uses[project.x] != 1 or id(depthwise) in gone:
+            continue
+        expand = makers.get(depthwise.x)
+        if expand is not None and (uses[depthwise.x] != 1 or id(expand) in gone):
+            expand = None
+        for first in (expand, None) if expand else (None,):
+            block = program.InvertedResidual(_name(first, depthwise, project), first, depthwise, project)
+            if inverted_residual.matches(block, step.shapes):
+                blocks[id(project)] = block
+                gone.update(id(op) for op in (first, depthwise) if op)
+                break
+    ops = [blocks.get(id(op), op) for op in step.ops if id(op) not in gone]
+    return replace(step, ops=ops)
+
+
+def explain(step, target):
+    """Lines of text: what became of each depthwise convolution, and how the fused blocks are cut up."""
+    lines = []
+    for op in fuse(step, target).ops:
+        if isinstance(op, program.InvertedResidual):
+            lines.append(f"{op.name}: {inverted_residual.choose(op, step.shapes, target).describe(op, step.shapes)}")
+        elif isinstance(op, program.Conv) and op.groups > 1:
+            lines.append(f"{op.name}: not fused")
+    return lines
+
+
+def _uses(step):
+    """How many operations read each tensor; the step's own results count as read."""
+    uses = Counter([step.logits, *(splice.next_cache for splice in step.caches)])
+    for op in step.ops:
+        names = getattr(op, "inputs", None) or [getattr(op, key, None) for key in ("x", "a", "b", "residual")]
+        uses.update(name for name in names if name)
+    return uses
+
+
+def _name(expand, depthwise, project):
+    """The common beginning of the operations' names, or the first one's."""
+    names = [op.name for op in (expand, depthwise, project) if op]
+    common = names[0]
+    while not all(name.startswith(common) for name in names):
+        common = common[:-1]
+    return common.rstrip("._/") or names[0]
