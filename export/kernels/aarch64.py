@@ -64,42 +64,30 @@ def instructions(rows, vectors, depth, clip):
 @functools.lru_cache(maxsize=None)
 def function(form):
     """(name, LLVM IR) of the tile's function. Its arguments are pointers: weights, out, [residual,] one per span."""
-    return _Writer(form).finish()
+    return _Tile(form).finish()
 
 
-class _Writer:
-    def __init__(self, form):
-        self.form = form
-        self.lanes, self.size = (4, 4) if form.element == "s" else (8, 2)
-        rows, vectors = form.rows, form.vectors
+class Assembly:
+    """Lines of assembly that become the body of an LLVM function.
+
+    [name] in a line is the register of a pointer, temporary or constant; [name:w] its 32-bit half.
+    """
+
+    def __init__(self, element, pointers, temps):
+        self.element = element
+        self.lanes, self.size = (4, 4) if element == "s" else (8, 2)
+        self.pointers, self.temps = pointers, temps
         self.lines = []
-        self.constants = {}  # value -> operand, held in a register by whoever calls
-        # registers: inputs first (lane operands of half precision must be low), weights, accumulators last
-        free = 32 - rows * vectors
-        self.pairs = 2 * rows + vectors <= free  # two vectors of inputs at a time
-        inputs = rows * (2 if self.pairs else 1)
-        self.sets = 2 if inputs + 2 * vectors <= free else 1  # weights of the next channel are loaded early
-        self.weight0 = inputs
-        self.acc0 = free
-        self.pointers = ["weights", "out"] + (["residual"] if form.residual else [])
-        self.pointers += [f"x{i}" for i in range(len(form.spans))]
-        self.temps = [f"row{i}" for i in range(1, rows)] + ["count"]
+        self.constants = {}  # value -> name; in a register before the code starts, so outside of loops around it
 
-    # --- text ---
     def add(self, line):
         self.lines.append(line)
 
     def vector(self, number):
-        return f"v{number}.{self.lanes}{self.form.element}"
+        return f"v{number}.{self.lanes}{self.element}"
 
     def list_of(self, first, count):
         return "{" + ", ".join(self.vector(first + i) for i in range(count)) + "}"
-
-    def acc(self, row, column):
-        """Registers that are stored together lie side by side."""
-        if self.form.out.plane:
-            return self.acc0 + column * self.form.rows + row
-        return self.acc0 + row * self.form.vectors + column
 
     def constant(self, value):
         """Operand that holds `value`."""
@@ -116,7 +104,48 @@ class _Writer:
         else:
             self.add(f"add [{pointer}], [{source}], [{self.constant(value)}]")
 
-    # --- parts ---
+    def as_function(self, what):
+        """(name, LLVM IR). Operands: pointers (changed), temporaries, then constants."""
+        operands = {name: f"${i}" for i, name in enumerate(self.pointers + self.temps)}
+        tied = len(self.pointers)
+        for value, name in self.constants.items():
+            operands[name] = f"${len(operands) + tied}"  # the tied inputs are numbered in between
+        text = "\n".join(self.lines)
+        for name, operand in operands.items():
+            text = text.replace(f"[{name}]", operand).replace(f"[{name}:w]", "${%s:w}" % operand[1:])
+        kinds = "ptr, " * tied + "i64, " * len(self.temps)
+        constraints = ["=r"] * tied + ["=&r"] * len(self.temps) + [str(i) for i in range(tied)]
+        constraints += ["r"] * len(self.constants) + [f"~{{v{i}}}" for i in range(32)] + ["~{cc}", "~{memory}"]
+        values = [f"ptr %{name}" for name in self.pointers] + [f"i64 {value}" for value in self.constants]
+        body = text.replace("\n", "\\0A").replace('"', '\\"')
+        digest = hashlib.sha256((text + repr(list(self.constants))).encode()).hexdigest()[:16]
+        name = f"tsm_{what}_{digest}"
+        return name, (f"define void @{name}({', '.join(f'ptr %{p}' for p in self.pointers)}) {{\n"
+                      f"  %r = call {{ {kinds[:-2]} }} asm sideeffect \"{body}\", \"{','.join(constraints)}\"("
+                      f"{', '.join(values)})\n  ret void\n}}\n")
+
+
+class _Tile(Assembly):
+    def __init__(self, form):
+        rows, vectors = form.rows, form.vectors
+        super().__init__(form.element, ["weights", "out"] + ["residual"] * bool(form.residual)
+                         + [f"x{i}" for i in range(len(form.spans))],
+                         [f"row{i}" for i in range(1, rows)] + ["count"])
+        self.form = form
+        # registers: inputs first (lane operands of half precision must be low), weights, accumulators last
+        free = 32 - rows * vectors
+        self.pairs = 2 * rows + vectors <= free  # two vectors of inputs at a time
+        inputs = rows * (2 if self.pairs else 1)
+        self.sets = 2 if inputs + 2 * vectors <= free else 1  # weights of the next channel are loaded early
+        self.weight0 = inputs
+        self.acc0 = free
+
+    def acc(self, row, column):
+        """Registers that are stored together lie side by side."""
+        if self.form.out.plane:
+            return self.acc0 + column * self.form.rows + row
+        return self.acc0 + row * self.form.vectors + column
+
     def each_row(self, pointer, steps, instruction):
         """One instruction for each row, `pointer` moved along. instruction(row) -> text before the address."""
         deltas = [b - a for a, b in zip(steps, steps[1:])]
@@ -255,7 +284,7 @@ class _Writer:
             return
         for i, pointer in enumerate(rows):
             for k in range(left):
-                self.add(f"ld1 {{v{i}.{self.form.element}}}[{k}], [[{pointer}]], #{self.size}")
+                self.add(f"ld1 {{v{i}.{self.element}}}[{k}], [[{pointer}]], #{self.size}")
         self.steps([lambda row, k=k: (row, k) for k in range(left)])
 
     def clip(self):
@@ -279,7 +308,7 @@ class _Writer:
         elif _is_immediate(value):
             self.add(f"fmov {self.vector(register)}, #{value:.8f}")
         else:
-            bits = struct.unpack("<I", struct.pack("<f", value))[0] if self.form.element == "s" else \
+            bits = struct.unpack("<I", struct.pack("<f", value))[0] if self.element == "s" else \
                 struct.unpack("<H", struct.pack("<e", value))[0]
             self.add(f"dup {self.vector(register)}, [{self.constant(bits)}:w]")
 
@@ -295,28 +324,7 @@ class _Writer:
                           lambda first, rows, plane: f"st1 {self.list_of(self.acc(first, plane), rows)}")
         else:
             self.each_row("out", form.out.steps, lambda row: f"st1 {self.list_of(self.acc(row, 0), form.vectors)}")
-        return self.as_function()
-
-    # --- the LLVM function around it ---
-    def as_function(self):
-        """Operands: pointers (changed), temporaries, then constants."""
-        operands = {name: f"${i}" for i, name in enumerate(self.pointers + self.temps)}
-        tied = len(self.pointers)
-        for value, name in self.constants.items():
-            operands[name] = f"${len(operands) + tied}"  # the tied inputs are numbered in between
-        text = "\n".join(self.lines)
-        for name, operand in operands.items():
-            text = text.replace(f"[{name}]", operand).replace(f"[{name}:w]", "${%s:w}" % operand[1:])
-        kinds = "ptr, " * tied + "i64, " * len(self.temps)
-        constraints = ["=r"] * tied + ["=&r"] * len(self.temps) + [str(i) for i in range(tied)]
-        constraints += ["r"] * len(self.constants) + [f"~{{v{i}}}" for i in range(32)] + ["~{cc}", "~{memory}"]
-        values = [f"ptr %{name}" for name in self.pointers] + [f"i64 {value}" for value in self.constants]
-        body = text.replace("\n", "\\0A").replace('"', '\\"')
-        digest = hashlib.sha256((text + repr(list(self.constants))).encode()).hexdigest()[:16]
-        name = f"tsm_tile_{self.form.element}{self.form.rows}x{self.form.vectors}_{digest}"
-        return name, (f"define void @{name}({', '.join(f'ptr %{p}' for p in self.pointers)}) {{\n"
-                      f"  %r = call {{ {kinds[:-2]} }} asm sideeffect \"{body}\", \"{','.join(constraints)}\"("
-                      f"{', '.join(values)})\n  ret void\n}}\n")
+        return self.as_function(f"tile_{form.element}{form.rows}x{form.vectors}")
 
 
 def _is_immediate(value):
