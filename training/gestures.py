@@ -15,6 +15,7 @@ from .gestures_draw import Camera, Look, hand_parts, paint
 from .gestures_labels import BACKGROUND_CLASSES, CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .gestures_motion import Actor
 from .gestures_scene import FAMILIES, Lens, Mover, Person, background
+from .gestures_targets import TARGETS, hand_targets  # noqa: F401
 from .gestures_track import ABSENT_Y, Performance, Track, pose, sway, tremor
 
 SPLITS = {"train": (0, 100_000_000), "val": (100_000_000, 110_000_000), "test": (110_000_000, 120_000_000)}
@@ -52,9 +53,11 @@ class Stage:
         Width, height of the pictures.
     split : str
         Which background families may be used.
+    calm : bool
+        The easy picture: a soft background, nothing that moves but the hand, a good camera.
     """
 
-    def __init__(self, rng, size, split="train"):
+    def __init__(self, rng, size, split="train", calm=False):
         self.size = w, h = size
         self.scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
         W, H = w * self.scale, h * self.scale
@@ -76,6 +79,17 @@ class Stage:
         self.shutter = rng.uniform(0.2, 0.9)  # fraction of the frame time during which light is gathered
         self.tremors = [tremor(rng), tremor(rng)]
         self.lens = Lens(rng, w, h, np.random.default_rng(rng.integers(2 ** 63)))
+        if calm:
+            self._calm_down()
+
+    def _calm_down(self):
+        def still(t):
+            return np.zeros((len(t), 2))
+
+        self.canvas = cv2.GaussianBlur(self.canvas, (0, 0), self.canvas.shape[1] * 0.08)
+        self.shake = self.pan = self.flicker = still
+        self.person, self.movers = None, []
+        self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
 
     def poses(self, track, index, local, times):
         return track.at(local) + self.tremors[index](times)
@@ -147,7 +161,7 @@ def _rng(seed, *more):
     return np.random.default_rng([int(seed), *more])
 
 
-def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False):
+def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False, variety=1.0):
     """Render one clip of one gesture.
 
     The stroke lies wholly inside the clip wherever it can; it is sped up if the clip is shorter than the stroke.
@@ -163,7 +177,11 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     seed : int
         Decides everything; its range decides the split.
     info : bool
-        Also return {"stroke": (start, end) seconds in the clip, "family": str, "split": str, "handed": int}.
+        Also return {"stroke": (start, end) seconds in the clip, "family": str, "split": str, "handed": int,
+        "targets": float32 [n_frames, 18], see `gestures_targets`}.
+    variety : float
+        Share of clips with everything that makes pictures hard (0..1). The others are calm: a soft background,
+        nothing that moves but the hand, a good camera. Training may begin with little variety.
 
     Returns
     -------
@@ -177,7 +195,7 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     _check(size, fps)
     split = split_of(seed)
     rng = _rng(seed, CLASSES.index(label))
-    stage = Stage(rng, size, split)
+    stage = Stage(rng, size, split, calm=_rng(seed, 999).random() >= variety)
     show = Actor(rng, stage.half_w, stage.half_h).perform(label)
     length = n_frames / fps
     start, end = show.stroke
@@ -191,7 +209,9 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     if not info:
         return frames
     stroke = ((start / speed - first), (end / speed - first))
-    return frames, {"stroke": stroke, "family": stage.family, "split": split, "handed": show.hands[0].handed}
+    targets = hand_targets(show, (times + first) * speed, speed / fps, stage.camera)
+    return frames, {"stroke": stroke, "family": stage.family, "split": split, "handed": show.hands[0].handed,
+                    "targets": targets}
 
 
 class Performer:
@@ -282,7 +302,7 @@ class GestureDataset:
     """
 
     def __init__(self, split="train", clips_per_class=100, classes=CLASSES, n_segment=8, size=(128, 128), seconds=3.0,
-                 seed=0, transform=None):
+                 seed=0, transform=None, variety=1.0):
         choose(split, SPLITS, "split")
         self.classes = [choose(name, CLASSES, "gesture") for name in classes]
         self.clips_per_class, self.n_segment, self.size, self.seconds = clips_per_class, n_segment, size, seconds
@@ -291,7 +311,7 @@ class GestureDataset:
         if self.first + clips_per_class > end:
             raise InputError("seed outside the split", found=seed, expected=f"below {(end - self.first) // 1_000_000}",
                              do="use a smaller seed")
-        self.transform = transform
+        self.transform, self.variety = transform, variety
 
     def __len__(self):
         return len(self.classes) * self.clips_per_class
@@ -304,5 +324,5 @@ class GestureDataset:
             raise IndexError(index)
         target = index % len(self.classes)
         item = render_clip(self.classes[target], self.n_segment, self.size, self.seed_of(index),
-                           self.n_segment / self.seconds), target
+                           self.n_segment / self.seconds, variety=self.variety), target
         return item if self.transform is None else self.transform(*item)

@@ -1,7 +1,8 @@
 """Rendered clips kept on disk as plain arrays, for training from memory: rendered once, by several processes.
 
 A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
-(start and end of the stroke as fractions of the clip) and `cache.json` (what was asked for). A stream cache holds
+(start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 18] (the hand in every frame, for
+an auxiliary loss: see `gestures_targets`) and `cache.json` (what was asked for). A stream cache holds
 `frames.npy` uint8 [N, h, w, 3] of one long stream, `frame_labels.npy` int64 [N] and `intervals` in `cache.json`.
 Both are written beside their place and renamed: a cache that exists is complete.
 
@@ -20,20 +21,23 @@ import numpy as np
 
 from ..cli import choose
 from ..errors import InputError
-from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, GestureDataset, Performer, render_clip
+from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
 
-VERSION = 1  # of the generator: raise it when the same seed gives other pictures
+VERSION = 2  # of the generator: raise it when the same seed gives other pictures
 
 
-def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames):
+def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):
     cv2.setNumThreads(1)
     store = np.load(folder / "clips.npy", mmap_mode="r+")
     strokes = np.load(folder / "strokes.npy", mmap_mode="r+")
+    targets = np.load(folder / "targets.npy", mmap_mode="r+")
     for i in range(first, last):
-        store[i], info = render_clip(names[clips[i]], n_frames, size, int(seeds[i]), fps, info=True)
+        store[i], info = render_clip(names[clips[i]], n_frames, size, int(seeds[i]), fps, info=True,
+                                     variety=variety)
         strokes[i] = np.array(info["stroke"]) * fps / n_frames
-    store.flush()
-    strokes.flush()
+        targets[i] = info["targets"]
+    for array in (store, strokes, targets):
+        array.flush()
     return last - first
 
 
@@ -61,14 +65,14 @@ def _finish(part, path, record):
 
 
 def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frames=16, size=(128, 128), seconds=3.0,
-              seed=0, workers=None, progress=None):
+              seed=0, workers=None, progress=None, variety=1.0):
     """Render clips of every class into a cache folder; a cache of the same request is reused.
 
     Parameters
     ----------
     path : path
         Folder to make.
-    split, clips_per_class, classes, size, seconds, seed
+    split, clips_per_class, classes, size, seconds, seed, variety
         As in `GestureDataset`.
     n_frames : int
         Frames a clip, at equal steps over `seconds`.
@@ -87,10 +91,10 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
         If `path` holds something else.
     """
     size = tuple(int(v) for v in size)
-    source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed)
+    source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety)
     asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
              "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
-             "seed": seed}
+             "seed": seed, "variety": variety}
     part = _start(path, asked)
     if part is None:
         return CachedClips(path)
@@ -99,11 +103,13 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
     try:
         np.lib.format.open_memmap(part / "clips.npy", "w+", np.uint8, (total, n_frames, size[1], size[0], 3)).flush()
         np.lib.format.open_memmap(part / "strokes.npy", "w+", np.float32, (total, 2)).flush()
+        shape = (total, n_frames, len(TARGETS))
+        np.lib.format.open_memmap(part / "targets.npy", "w+", np.float32, shape).flush()
         np.save(part / "labels.npy", labels.astype(np.int64))
         seeds = np.array([source.seed_of(i) for i in range(total)])
         workers = min(workers or os.cpu_count() or 1, total)
         step = max(1, min(64, -(-total // workers)))
-        jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames)
+        jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames, variety)
                 for a in range(0, total, step)]
         done = 0
         if workers == 1:
@@ -183,13 +189,15 @@ def _open(path, kind):
 
 
 class CachedClips:
-    """A clip cache, opened. `clips` uint8 [N, T, h, w, 3] (mapped, or in memory), `labels` int64 [N], `strokes`."""
+    """A clip cache, opened. `clips` uint8 [N, T, h, w, 3] (mapped, or in memory), `labels` int64 [N], `strokes`,
+    `targets` float32 [N, T, 18]."""
 
     def __init__(self, path, in_memory=False):
         path, self.record = _open(path, "clips")
         self.clips = np.load(path / "clips.npy", mmap_mode=None if in_memory else "r")
         self.labels = np.load(path / "labels.npy")
         self.strokes = np.load(path / "strokes.npy")
+        self.targets = np.load(path / "targets.npy")
         self.classes = self.record["classes"]
 
     def __len__(self):
@@ -230,11 +238,12 @@ def _main(argv):
     parser.add_argument("--size", type=int, default=128, help="side in pixels")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variety", type=float, default=1.0, help="share of hard pictures, 0 to 1 (default 1)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     args = parser.parse_args(argv)
     print(f"options: {vars(args)}", file=sys.stderr)
     cache = prerender(args.output, args.split, args.clips_per_class, n_frames=args.frames, size=(args.size, args.size),
-                      seconds=args.seconds, seed=args.seed, workers=args.workers,
+                      seconds=args.seconds, seed=args.seed, workers=args.workers, variety=args.variety,
                       progress=lambda done, total: print(f"\r{done}/{total} clips", end="", file=sys.stderr))
     print(file=sys.stderr)
     print(f"{args.output}: clips {cache.clips.shape} {cache.clips.nbytes / 1e6:.0f} MB, {len(cache.classes)} classes")
