@@ -117,7 +117,8 @@ def _layer(node_name):
     path = []
     for scope in [part for part in node_name.split("/") if part][1 if node_name.startswith("/net/") else 0:-1]:
         parts = re.sub(r"_\d+$", "", scope).split(".") if "." in scope else [scope]
-        path += parts[1:] if path and len(parts) > 1 and parts[0] == path[-1] else parts
+        known = range(len(parts) - 1, 0, -1) if len(parts) > 1 else ()
+        path += parts[next((k for k in known if path[-k:] == parts[:k]), 0):]
     return ".".join(path)
 
 
