@@ -38,14 +38,14 @@ class _Builder:
 
         if out is None:
             self.count += 1
-            out = f"t{self.count}"
+            out = f":{self.count}"
         self.nodes.append(helper.make_node(kind, list(inputs), [out], **attrs))
         return out
 
     def constant(self, value, kind=np.float32):
         from onnx import numpy_helper
 
-        name = f"c{len(self.constants)}"
+        name = f":constant{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(value, kind), name))
         return name
 
