@@ -40,7 +40,7 @@ class Form:
         oh = shapes[op.out][0]
         bytes_saved = 4 * 2 * (height * width * mid * bool(op.expand) + shapes[op.depthwise.out][0] *
                                shapes[op.depthwise.out][1] * mid)
-        how = (f"by panels of channels, image whole" if self.rows >= oh else
+        how = ("by panels of channels, image whole" if self.rows >= oh else
                f"by strips of {self.rows} rows, {self.group} at a time")
         return f"{how}, {self.tasks} tasks; {bytes_saved / 2**20:.2f} MiB stay in the caches"
 
@@ -121,7 +121,7 @@ class _Builder:
     def __init__(self, op, shapes, target, form):
         self.op, self.target, self.form = op, target, form
         self.lanes = lanes = target.lanes
-        depthwise, project, expand = op.depthwise, op.project, op.expand
+        depthwise, expand = op.depthwise, op.expand
         self.height, self.width, self.mid = shapes[depthwise.x]
         self.ic = shapes[expand.x][2] if expand else self.mid
         self.oh, self.ow, self.oc = shapes[op.out]
@@ -131,10 +131,12 @@ class _Builder:
         self.splice = expand.splice if expand else None
         self.fold = self.splice.stop - self.splice.start if self.splice else 0
         self.vectors = -(-self.mid // lanes)
-        shape = tile.tile_shape(target)
-        self.shape = shape
-        self.groups = tile.split_channels(self.vectors * lanes, lanes, shape.vectors)
-        self.out_groups = tile.split_channels(self.oc, lanes, shape.vectors)
+        whole = form.rows >= self.oh
+        self.shape = tile.tile_shape(target, self.width * (self.height if whole else 1), self.ic, self.vectors * lanes,
+                                     expand and expand.clip)
+        self.out_shape = tile.tile_shape(target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip)
+        self.groups = tile.split_channels(self.vectors * lanes, lanes, self.shape.vectors)
+        self.out_groups = tile.split_channels(self.oc, lanes, self.out_shape.vectors)
         # planes of one panel: as many rows as a strip's windows look at
         self.pitch = max(self.left + self.width, self.window.columns(self.ow))
         self.strip_rows = self.window.rows(form.rows)
@@ -424,6 +426,11 @@ class _Builder:
         kh, kw = self.window.kh, self.window.kw
         with e.loop(len(group.chunks)) as plane:
             weights = e.bind((first + plane) * (self.depthwise_rows * lanes))
+            band = [planes.Planes(buffer.buffer, e.bind(at), buffer.plane, buffer.row, lanes)
+                    for buffer, at in ((work, work.at(plane, row)), (middle, middle.at(first + plane, y)))]
+            if planes.written_out_band(e, self.target, band[0], self.window, (self.depthwise_w, weights), self.limits,
+                                       rows, self.ow, band[1]):
+                return
             rows_of = [e.bind(e.load(self.depthwise_w, weights + i * lanes, lanes), "t")
                        for i in range(self.depthwise_rows)]
             taps = [rows_of[ky * kw:ky * kw + kw] for ky in range(kh)]
@@ -461,7 +468,7 @@ class _Builder:
                                 tile.Rows(self.out, place, steps), op.clip,
                                 tile.Rows(self.residual, place, steps) if op.residual else None)
 
-        image = sweep.blocks(1, rows * self.ow, self.shape.rows)
+        image = sweep.blocks(1, rows * self.ow, self.out_shape.rows)
         if kind == "parallel":
             sweep.over_panels(e, image, self.out_groups, body)
             return

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from tsm_edge.export.kernels import tile
+from tsm_edge.export.kernels import aarch64, aarch64_window, tile
 from tsm_edge.export.kernels.emit import clipped, fma, lane, splat
 
 
@@ -137,6 +137,31 @@ def slide_width(target, window):
     return best if left > 0 else 2
 
 
+def written_out_band(e, target, source, window, weights, limits, down, width, out):
+    """Emit a depthwise band (one plane, `down` x `width` outputs) as the target's own assembly, if there is that.
+
+    Parameters
+    ----------
+    source, out : Planes; their bases point to the band's first pixel.
+    weights : (buffer, offset) of the plane's taps and limits. limits : which of (lower, upper) there are.
+
+    Returns
+    -------
+    Whether it did.
+    """
+    taps, stride = (window.kh, window.kw), (window.stride_y, window.stride_x)
+    most = aarch64_window.most_down(taps, stride, limits) if target.arch == "aarch64" else 0
+    if not most:
+        return False
+    for start, count, rows in tile.split_rows(down, most):
+        form = aarch64_window.Form(taps, stride, tuple(limits), rows, width, source.row, out.row)
+        for index in range(count):
+            y = start + index * rows
+            e.call_llvm(*aarch64_window.function(form), [(source.buffer, source.at(0, y * window.stride_y)), weights,
+                                                         (out.buffer, out.at(0, y))])
+    return True
+
+
 def fill(e, out, offset, count, value, lanes):
     """out[offset : + count * lanes] = count times `value` (a vector)."""
     if isinstance(count, int) and count <= 4:
@@ -169,18 +194,36 @@ def compute(e, target, group, source, block, depth, weights, offset, out, clip):
     weights, offset : buffer made by pack_panels, and where this panel starts in it.
     """
     height, width = block
+    if tile.written_out(e, target, group, [(source, _layout(source, block), depth)], weights, offset,
+                        (out, _layout(out, block)), clip):
+        return
+    inputs, outputs = _pixels(source, block), _pixels(out, block)
+    if tile.written_out(e, target, group, [(source, aarch64.Layout(inputs, source.plane), depth)], weights, offset,
+                        (out, aarch64.Layout(outputs, out.plane)), clip):
+        return
     acc = PlaneTile(e, target, height * width, group.chunks)
     acc.start(weights, offset)
-    acc.multiply_planes(source, _pixels(source, block), depth, weights, offset + group.width)
-    acc.finish_planes(out, _pixels(out, block), clip)
+    acc.multiply_planes(source, inputs, depth, weights, offset + group.width)
+    acc.finish_planes(out, outputs, clip)
 
 
 def compute_rows(e, target, group, source, count, depth, weights, offset, out, clip=None, residual=None):
     """The same from planes to channels last: `count` neighbouring pixels; out and residual are tile.Rows."""
+    if tile.written_out(e, target, group, [(source, _layout(source, (1, count)), depth)], weights, offset,
+                        (out, aarch64.Layout(tuple(out.steps))), clip, residual):
+        return
+    inputs = _pixels(source, (1, count))
+    if tile.written_out(e, target, group, [(source, aarch64.Layout(inputs, source.plane), depth)], weights, offset,
+                        (out, aarch64.Layout(out.steps)), clip, residual):
+        return
     acc = PlaneTile(e, target, count, group.chunks)
     acc.start(weights, offset)
-    acc.multiply_planes(source, _pixels(source, (1, count)), depth, weights, offset + group.width)
+    acc.multiply_planes(source, inputs, depth, weights, offset + group.width)
     acc.finish(out, group.valid, clip, residual)
+
+
+def _layout(place, block):
+    return aarch64.Layout(_pixels(place, block), place.plane)
 
 
 def _pixels(place, block):
