@@ -1,7 +1,7 @@
 """Rendered clips kept on disk as plain arrays, for training from memory: rendered once, by several processes.
 
 A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
-(start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 18] (the hand in every frame, for
+(start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 20] (the hand in every frame, for
 an auxiliary loss: see `gestures_targets`) and `cache.json` (what was asked for). A stream cache holds
 `frames.npy` uint8 [N, h, w, 3] of one long stream, `frame_labels.npy` int64 [N] and `intervals` in `cache.json`.
 Both are written beside their place and renamed: a cache that exists is complete.
@@ -23,7 +23,7 @@ from ..cli import choose
 from ..errors import InputError
 from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
 
-VERSION = 2  # of the generator: raise it when the same seed gives other pictures
+VERSION = 3  # of the generator: raise it when the same seed gives other pictures
 
 
 def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):
@@ -190,7 +190,7 @@ def _open(path, kind):
 
 class CachedClips:
     """A clip cache, opened. `clips` uint8 [N, T, h, w, 3] (mapped, or in memory), `labels` int64 [N], `strokes`,
-    `targets` float32 [N, T, 18]."""
+    `targets` float32 [N, T, 20]."""
 
     def __init__(self, path, in_memory=False):
         path, self.record = _open(path, "clips")

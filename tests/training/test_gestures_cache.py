@@ -1,0 +1,89 @@
+"""Caches hold what the generator renders, are complete or not there, and are made once."""
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+cv2.setNumThreads(1)
+
+from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.training.gestures import SPLITS, GestureDataset, render_clip  # noqa: E402
+from tsm_edge.training.gestures_cache import CachedClips, CachedStream, prerender, prerender_stream  # noqa: E402
+from tsm_edge.training.gestures_cli import _main as gestures_main  # noqa: E402
+from tsm_edge.training.gestures_cli import label_of  # noqa: E402
+from tsm_edge.training.layouts import read_folder  # noqa: E402
+
+SOME = ("Swiping Left", "No gesture", "Thumb Up")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_cached_clips_are_the_rendered_ones(tmp_path, workers):
+    asked = {"split": "val", "clips_per_class": 3, "classes": SOME, "n_frames": 4, "size": (32, 24)}
+    cache = prerender(tmp_path / "c", workers=workers, **asked)
+    direct = GestureDataset("val", 3, SOME, n_segment=4, size=(32, 24))
+    assert len(cache) == len(direct) == 9 and cache.clips.shape == (9, 4, 24, 32, 3)
+    for i in range(9):
+        clip, label = cache[i]
+        assert label == direct[i][1] and np.array_equal(clip, direct[i][0])
+    _, info = render_clip("Thumb Up", 4, (32, 24), SPLITS["val"][0] + 2, 4 / 3, info=True)
+    assert np.allclose(cache.strokes[8], np.array(info["stroke"]) / 3)
+    assert np.array_equal(cache.targets[8], info["targets"])
+
+
+def test_a_cache_is_reused_and_never_replaced_by_another(tmp_path):
+    asked = {"clips_per_class": 1, "classes": SOME, "n_frames": 2, "size": (16, 16), "workers": 1}
+    prerender(tmp_path / "c", **asked)
+    calls = []
+    assert len(prerender(tmp_path / "c", progress=lambda *a: calls.append(a), **asked)) == 3 and not calls
+    with pytest.raises(InputError, match="another cache"):
+        prerender(tmp_path / "c", **{**asked, "clips_per_class": 2})
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError, match="no cache"):
+        prerender(tmp_path / "mine", **asked)
+    with pytest.raises(InputError, match="no gesture cache"):
+        CachedClips(tmp_path / "mine")
+    with pytest.raises(InputError, match="another kind"):
+        CachedStream(tmp_path / "c")
+
+
+def test_a_broken_off_rendering_leaves_nothing(tmp_path):
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(16, 16), workers=1, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cached_stream_labels_frames_as_its_intervals_say(tmp_path):
+    stream = prerender_stream(tmp_path / "s", "test", n_gestures=4, classes=SOME, fps=8, size=(16, 16))
+    assert len(stream.frames) == len(stream.frame_labels)
+    rest = SOME.index("No gesture")
+    expected = np.full(len(stream.frames), rest)
+    for i in range(len(expected)):
+        for e in stream.intervals:
+            if e["start"] <= i / 8 < e["end"]:
+                expected[i] = SOME.index(e["label"])
+    assert np.array_equal(stream.frame_labels, expected)
+    assert {e["label"] for e in stream.events} == {"Swiping Left", "Thumb Up"}
+
+
+def test_command_writes_sheets_streams_and_data_sets(tmp_path, capsys):
+    small = ["--size", "32x32", "--frames", "4"]
+    assert gestures_main(["sheet", "--label", "thumb-up", "Swiping Left", "--output", str(tmp_path / "s.png"), *small]) == 0
+    assert cv2.imread(str(tmp_path / "s.png")).shape == (64, 32 * 12, 3)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("PASSED")
+    assert gestures_main(["dataset", "--label", "thumb-up", "swiping-left", "--per-class", "2", "--json",
+                          "--output", str(tmp_path / "d"), *small]) == 0
+    assert len(json.loads(capsys.readouterr().out)["written"]) == 4
+    items, classes = read_folder(tmp_path / "d")
+    assert classes == ["thumb-up", "swiping-left"] and [i.label for i in items] == [1, 1, 0, 0]
+    assert gestures_main(["stream", "--label", "thumb-up", "--count", "1", "--output", str(tmp_path / "t.mp4"), *small]) == 0
+    assert json.loads((tmp_path / "t.json").read_text())["intervals"][0]["label"] == "Thumb Up"
+
+
+def test_mistyped_gesture_is_refused_with_the_nearest():
+    assert label_of("swiping-left") == label_of("Swiping Left") == "Swiping Left"
+    with pytest.raises(InputError, match="did you mean 'swiping-left'"):
+        label_of("swipping-left")
