@@ -1,13 +1,11 @@
 """One kernel at a time on this machine: time, share of the measured multiply-add peak, largest error.
 
-    python -m tsm_edge... is not needed: run it as a script from the checkout
-
     python benchmarks/kernels.py                          # the reference MobileNetV2's layers
     python benchmarks/kernels.py --network resnet50 --only conv
     python benchmarks/kernels.py --vector-bits 256        # as for a machine with AVX2 only
 
-Each kernel runs over and over on the same data, so its weights are in the cache where they fit: the figures say what the
-code can do, the whole step is slower by what memory costs.
+Each kernel runs over and over on the same data, so its weights are in the cache where they fit: the figures say what
+the code can do, the whole step is slower by what memory costs.
 """
 from __future__ import annotations
 
@@ -175,9 +173,11 @@ def main(argv=None):
         took = seconds(library[kernel.symbol], arguments(kernel, shapes))
         total_time, total_macs = total_time + times * took, total_macs + times * kernel.macs
         rate = kernel.macs / took
-        print(f"{op.name:22} {times:2} {kernel.symbol:52.52} {took * 1e6:8.1f} {2 * rate / 1e9:8.1f} {100 * rate / best:6.1f}")
-    print(f"sum {total_time * 1e3:.3f} ms, {total_macs / 1e6:.1f} M multiply-adds, {2 * total_macs / total_time / 1e9:.1f} GFLOP/s, "
-          f"{100 * total_macs / total_time / best:.1f} % of peak")
+        print(f"{op.name:22} {times:2} {kernel.symbol:52.52} {took * 1e6:8.1f} {2 * rate / 1e9:8.1f} "
+              f"{100 * rate / best:6.1f}", flush=True)
+    rate = total_macs / total_time
+    print(f"sum {total_time * 1e3:.3f} ms, {total_macs / 1e6:.1f} M multiply-adds, {2 * rate / 1e9:.1f} GFLOP/s, "
+          f"{100 * rate / best:.1f} % of peak")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def instructions(rows, vectors, depth, clip):
     return depth * inner + 3 * rows + (2 * rows * vectors if clip else 0) + 12
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def function(form):
     """(name, LLVM IR) of the tile's function. Its arguments are pointers: weights, out, [residual,] one per span."""
     return _Tile(form).finish()
@@ -108,11 +108,11 @@ class Assembly:
         """(name, LLVM IR). Operands: pointers (changed), temporaries, then constants."""
         operands = {name: f"${i}" for i, name in enumerate(self.pointers + self.temps)}
         tied = len(self.pointers)
-        for value, name in self.constants.items():
+        for name in self.constants.values():
             operands[name] = f"${len(operands) + tied}"  # the tied inputs are numbered in between
         text = "\n".join(self.lines)
         for name, operand in operands.items():
-            text = text.replace(f"[{name}]", operand).replace(f"[{name}:w]", "${%s:w}" % operand[1:])
+            text = text.replace(f"[{name}]", operand).replace(f"[{name}:w]", f"${{{operand[1:]}:w}}")
         kinds = "ptr, " * tied + "i64, " * len(self.temps)
         constraints = ["=r"] * tied + ["=&r"] * len(self.temps) + [str(i) for i in range(tied)]
         constraints += ["r"] * len(self.constants) + [f"~{{v{i}}}" for i in range(32)] + ["~{cc}", "~{memory}"]

@@ -36,7 +36,7 @@ def most_down(taps, stride, limits, across=4):
     return max(0, min(4, free // across))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def function(form):
     """(name, LLVM IR) of the band's function. Arguments: source, taps, out (pointers)."""
     return _Band(form).finish()
