@@ -23,7 +23,7 @@ from ..cli import choose
 from ..errors import InputError
 from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
 
-VERSION = 1  # of the generator: raise it when the same seed gives other pictures
+VERSION = 2  # of the generator: raise it when the same seed gives other pictures
 
 
 def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):
@@ -94,7 +94,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
     source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety)
     asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
              "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
-             "seed": seed, **({} if variety == 1.0 else {"variety": variety})}
+             "seed": seed, "variety": variety}
     part = _start(path, asked)
     if part is None:
         return CachedClips(path)
@@ -202,11 +202,12 @@ class CachedClips:
 
     @property
     def targets(self):
-        try:
-            return np.load(self._targets, mmap_mode="r")
-        except OSError as error:
-            raise InputError("this cache does not tell where the hands are", found=error, expected=str(self._targets),
-                             do="remove the cache's folder and render it again") from error
+        found = np.load(self._targets, mmap_mode="r") if self._targets.exists() else np.empty((0, 0, 0))
+        if found.shape[-1] != len(TARGETS):
+            raise InputError("this cache does not tell where the hands are", found=f"shape {found.shape}",
+                             expected=f"{len(TARGETS)} columns in {self._targets}",
+                             do="remove the cache's folder and render it again")
+        return found
 
     def __len__(self):
         return len(self.labels)
