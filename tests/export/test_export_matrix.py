@@ -1,0 +1,47 @@
+"""Every kind of target with both networks, and the widths and input sizes that people use: each export proves itself."""
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+
+from tsm_edge.export import replay  # noqa: E402
+from tsm_edge.export.targets import TARGETS  # noqa: E402
+
+KINDS = ["host", "jetson-nano", "raspberry-pi-4", "raspberry-pi-32bit", "android-arm64"]
+# under an emulator ResNet-50 takes a small input: its layers are the same, its pictures smaller
+CASES = [(target, "mobilenet_v2", 1.0, 224) for target in KINDS]
+CASES += [(target, "resnet50", None, 224 if target == "host" else 64) for target in KINDS]
+CASES += [("jetson-nano", "mobilenet_v2", width, 224) for width in (0.5, 1.4)]
+CASES += [("host", "mobilenet_v2", width, 224) for width in (0.5, 1.4)]
+CASES += [("host", "mobilenet_v2", 1.0, size) for size in (128, 160, 192, 256)]
+CASES += [("jetson-nano", "mobilenet_v2", 1.0, size) for size in (128, 160, 192, 256)]
+CASES += [("host", "resnet18", None, 112), ("raspberry-pi-5", "mobilenet_v2", 1.0, 128),
+          ("jetson-orin-nano", "mobilenet_v2", 0.5, 128), ("jetson-xavier-nx", "mobilenet_v2", 0.5, 128),
+          ("android-arm64-dotprod", "mobilenet_v2", 0.5, 128), ("galaxy-note8", "mobilenet_v2", 0.5, 128),
+          ("pixel-1", "mobilenet_v2", 0.5, 128), ("raspberry-pi-3", "mobilenet_v2", 0.5, 128),
+          ("jetson-tx2", "mobilenet_v2", 0.5, 128)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target, arch, width, size", CASES)
+def test_the_export_proves_itself(tmp_path, target, arch, width, size):
+    if replay.emulator(TARGETS[target])[0] is None:
+        pytest.skip(replay.emulator(TARGETS[target])[1])
+    command = [os.path.join(os.path.dirname(sys.executable), "tsm-export"), "--target", target, "--random-weights", "--arch",
+               arch, "--input-size", f"{size}x{size}", "--output", str(tmp_path / "bundle"), "--json"]
+    command += ["--width", str(width)] if width else []
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    report = json.loads(done.stdout)
+    library = report["checks"][-1]
+    print(f"{target} {arch} {width or ''} {size}: {library['max_abs_diff']:.2g} of {library['tolerance']:.2g}, "
+          f"{library['argmax_flips']} flips, library {report['library_bytes'] / 1e6:.1f} MB, {report['seconds']:.0f} s")
+    assert report["status"] == "passed" and library["name"] == "library vs torch" and library["frames"] == 16
+    assert library["max_abs_diff"] <= 1e-4 * max(1, library["max_abs_logit"])
+    assert not report["fallbacks"]
+    if target == "jetson-nano" and (arch, size, width) == ("mobilenet_v2", 224, 1.0):
+        assert sum(f["size"] for f in report["files"] if f["path"] != "model.onnx") <= 20e6
