@@ -156,14 +156,15 @@ def _kernels(bundle, threads, frames, peak):
     for i in range(60):
         engine.step(frames[i % len(frames)])
         if i >= 10:
-            per_step.append([k.last_ns for k in engine.stream.profile()])
+            per_step.append([k["last_ns"] for k in engine.stream.profile()])
     calls = engine.stream.profile()
     median = np.median(np.array(per_step), axis=0)
     table = []
     for call, ns in zip(calls, median):
-        rate = 2 * call.macs / ns if ns else 0.0  # flop a nanosecond: GFLOP/s
-        table.append({"name": call.name, "kind": call.kind, "ms": float(ns) / 1e6, "gflops": float(rate),
-                      "peak_share": float(rate / (peak * threads)) if peak else None, "bytes": int(call.bytes), "macs": int(call.macs)})
+        rate = 2 * call["macs"] / ns if ns else 0.0  # flop a nanosecond: GFLOP/s
+        table.append({"name": call["name"], "kind": call["kind"], "ms": float(ns) / 1e6, "gflops": float(rate),
+                      "peak_share": float(rate / (peak * threads)) if peak else None,
+                      "bytes": int(call["bytes"]), "macs": int(call["macs"])})
     return table
 
 

@@ -9,7 +9,7 @@
 #else
 #define BYTES 16
 #endif
-enum { CHAINS = 12, LOOPS = 4000000, LANES = BYTES / 4 };
+enum { CHAINS = 12, LOOPS = 1000000, LANES = BYTES / 4 };
 typedef float vec __attribute__((vector_size(BYTES)));
 
 static double now(void) {
@@ -21,7 +21,7 @@ static double now(void) {
 int main(void) {
   double best = 0;
   vec sum = {0};
-  for (int run = 0; run < 15; run++) {
+  for (int run = 0; run < 100; run++) {
     vec a[CHAINS], b = sum + 0.999f, c = sum + 0.001f;
     for (int i = 0; i < CHAINS; i++) a[i] = c + (float)i;
     double start = now();

@@ -1,0 +1,126 @@
+"""Where a network looks: class activation maps, exact for networks that end in global pooling and one linear layer.
+
+M_c(x, y) = sum_k w_ck f_k(x, y) over the last feature map f; its mean over x, y plus the bias is the logit of class c
+(Zhou et al. 2016, "Learning Deep Features for Discriminative Localization", section 2).
+"""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from ..errors import InputError
+
+
+def split_network(net):
+    """(features function, classifier) of one of our backbones.
+
+    Raises
+    ------
+    InputError
+        The network does not end in global pooling and one linear layer.
+    """
+    head = getattr(net, "classifier", getattr(net, "fc", None))
+    if not hasattr(net, "forward_features") or head is None:
+        raise InputError("this network has no attention maps", found=type(net).__name__,
+                         expected="one that ends in global pooling and one linear layer", do="leave attention out")
+    return net.forward_features, head
+
+
+def attention_maps(net, x):
+    """Evidence for every class at every place, with the logits that it averages to.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        A backbone of `tsm_edge.create_model`, in evaluation mode.
+    x : float32 [N * T, 3, H, W]
+
+    Returns
+    -------
+    maps : float32 [N * T, classes, h, w]
+        mean over h, w plus the classifier's bias is the logit.
+    logits : float32 [N * T, classes]
+    """
+    import torch
+
+    features, head = split_network(net)
+    with torch.no_grad():
+        f = features(x)  # [N * T, C, h, w]
+        maps = torch.einsum("kc,nchw->nkhw", head.weight, f)
+        logits = maps.mean((2, 3)) + head.bias
+    return maps.numpy(), logits.numpy()
+
+
+def overlay(frame, evidence, scale):
+    """A frame with warm colour where the evidence is: frame uint8 [h, w, 3] RGB, evidence float [y, x], scale: full colour."""
+    h, w = frame.shape[:2]
+    strength = np.clip(cv2.resize(evidence.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) / max(scale, 1e-6), 0, 1)
+    warm = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    weight = 0.15 + 0.6 * strength[..., None]
+    return (frame * (1 - weight) + warm * weight).astype(np.uint8)
+
+
+def write_attention(path, checkpoint, clips, name=None, per_class=1, side=144):
+    """Write strips (PNG: a row a clip, a column a frame) or a film (MP4: the strips' rows side by side) of attention.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .png or .mp4.
+    checkpoint : path
+    clips : tsm_edge.training.evaluate.Clips
+    name : str or None
+        Class whose evidence is shown; None: each clip's own.
+    """
+    from ..cli import choose
+    from ..runtimes.preprocess import preprocess
+    from ..runtimes.torch_backend import describe
+    from ..shift import set_segments
+    from .networks import open_network
+
+    if not str(path).lower().endswith((".png", ".mp4")):
+        raise InputError("the attention file cannot be written", found=str(path), expected="a name ending in .png or .mp4",
+                         do="for example --attention attention.png")
+    try:
+        net = open_network(checkpoint)
+    except Exception as error:
+        raise InputError("attention needs the network itself", found=f"{checkpoint}: {str(error).splitlines()[0]}",
+                         expected="a checkpoint", do="pass the checkpoint that the bundle was made from") from error
+    shown = None if name is None else clips.classes.index(choose(name, clips.classes, "class"))
+    rule = describe(net, [])["input"]
+    import torch
+
+    rows = []
+    for label in range(len(clips.classes)):
+        for index in np.flatnonzero(clips.labels == label)[:per_class]:
+            clip = clips.read(int(index))
+            set_segments(net, len(clip))
+            maps, logits = attention_maps(net, torch.from_numpy(np.stack([preprocess(f, rule) for f in clip])))
+            which = label if shown is None else shown
+            scale = float(np.abs(maps[:, which]).max())
+            frames = [overlay(cv2.resize(f, (side, side), interpolation=cv2.INTER_AREA), m, scale) for f, m in zip(clip, maps[:, which])]
+            text = f"{clips.classes[which]}"
+            cv2.putText(frames[0], text[:26], (4, side - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (255, 255, 255), 1, cv2.LINE_AA)
+            rows.append(frames)
+    if str(path).lower().endswith(".png"):
+        picture = np.concatenate([np.concatenate(frames, 1) for frames in rows], 0)
+        good = cv2.imwrite(str(path), picture[..., ::-1])
+    else:
+        good = _film(str(path), rows, clips.fps)
+    if not good:
+        raise InputError(f"{path} cannot be written", found="OpenCV refused", expected="a writable path", do="check folder and name")
+
+
+def _film(path, rows, fps):
+    columns = int(np.ceil(np.sqrt(len(rows))))
+    blank = np.zeros_like(rows[0][0])
+    size = (columns * blank.shape[1], -(-len(rows) // columns) * blank.shape[0])
+    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), max(1.0, fps), size)
+    if not writer.isOpened():
+        return False
+    for t in range(min(len(r) for r in rows)):
+        cells = [r[t] for r in rows] + [blank] * (-len(rows) % columns)
+        lines = [np.concatenate(cells[i:i + columns], 1) for i in range(0, len(cells), columns)]
+        writer.write(np.concatenate(lines, 0)[..., ::-1])
+    writer.release()
+    return True

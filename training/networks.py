@@ -1,0 +1,16 @@
+"""Opening a checkpoint as the clip-level network it was trained as."""
+from __future__ import annotations
+
+
+def open_network(path):
+    """The network of a checkpoint with its own shifts (online, offline or none), in evaluation mode.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    from ..backbones import create_model
+    from ..checkpoints import load_checkpoint
+
+    checkpoint = load_checkpoint(path)
+    return create_model(checkpoint.arch, checkpoint=path, shift=checkpoint.info.get("shift", "online")).eval()
