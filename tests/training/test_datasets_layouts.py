@@ -227,3 +227,9 @@ def test_works_in_worker_processes_of_a_torch_loader(with_bad_files):
     shapes = [tuple(clips.shape) for clips, labels in loader]
     assert shapes == [(4, 4, 3, 32, 32)] * 2
     assert len(data.skipped()) == 4  # gathered from both workers
+
+
+def test_folders_without_a_class_list_are_numbered_as_people_count(tmp_path):
+    for name in ("c2", "c10", "c1"):
+        frame_folder(tmp_path / name / "clip", 2)
+    assert read_folder(tmp_path)[1] == ["c1", "c2", "c10"]
