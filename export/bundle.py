@@ -232,5 +232,5 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],
         checks=checks, files=manifest["files"], library=library.path.name, library_bytes=library.path.stat().st_size,
         macs=library.macs, cache_bytes=cache_bytes, workspace_bytes=library.workspace_bytes,
-        weight_bytes=library.weight_bytes, kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
+        weight_bytes=library.weight_bytes, needs=library.audit.summary(), kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
         notes=[*notes, *library.notes])

@@ -55,6 +55,7 @@ class ExportReport:
     cache_bytes: int = 0
     workspace_bytes: int = 0
     weight_bytes: int = 0
+    needs: str = ""  # what the library asks of the device
     kernels: dict = field(default_factory=dict)  # kind -> calls in a step
     fallbacks: list = field(default_factory=list)  # ops that TVM's own legalisation computes
     stages: list = field(default_factory=list)
@@ -102,6 +103,7 @@ def rows(report):
         ("multiply-accumulates a frame", f"{report.macs / 1e6:,.1f} M"),
         ("kernels", kernels or "none"),
         ("left to TVM's legalisation", ", ".join(report.fallbacks) or "nothing"),
+        ("audit", report.needs or "none"),
     ]
     return pairs
 

@@ -93,6 +93,21 @@ _ANDROID = """The folder is a CMake package. In the app's CMakeLists.txt:
 it may not be downloaded). Link the app for pages of 16 KB: `-Wl,-z,max-page-size=16384`, the default since NDK r28.
 """
 
+_ANDROID_SHARED = """The library goes into the app, beside its own native code (it may not be downloaded later):
+
+    cp {folder}/libtsm_model.so APP/src/main/jniLibs/arm64-v8a/
+    cp {folder}/tsm_edge.h APP/src/main/cpp/
+
+and in the app's CMakeLists.txt:
+
+    add_library(tsm_model SHARED IMPORTED)
+    set_target_properties(tsm_model PROPERTIES IMPORTED_LOCATION
+      ${CMAKE_SOURCE_DIR}/../jniLibs/${ANDROID_ABI}/libtsm_model.so)
+    target_link_libraries(your_native_library PRIVATE tsm_model)
+
+It is aligned for pages of 16 KB and needs Android 5 (API level 21) or newer.
+"""
+
 _ARM64 = dict(triple="aarch64-linux-gnu", os="linux", link="shared", vector_bits=128, vector_registers=32,
               fma_by_element=True, page_size=4096)
 _PHONE = dict(_ARM64, triple="aarch64-linux-android", os="android", libc="bionic 21", link="static", page_size=16384,
@@ -273,7 +288,7 @@ def get_target(name):
         return detect_host()
     target = TARGETS[choose(name, TARGETS, "target")]
     if target.os == "android" and os.environ.get("ANDROID_NDK_HOME"):
-        target = replace(target, link="shared")
+        target = replace(target, link="shared", deploy=_ANDROID_SHARED)
     return target
 
 

@@ -92,6 +92,43 @@ def test_a_project_for_another_processor_is_refused_with_what_to_do(make_tiny_li
     assert "found CMAKE_SYSTEM_PROCESSOR" in done.stderr and "abiFilters" in done.stderr
 
 
+def fake_ndk(folder):
+    """An NDK's layout around zig's musl, whose C library also calls itself libc.so."""
+    compiler = folder / "toolchains/llvm/prebuilt/linux-x86_64/bin/aarch64-linux-android21-clang"
+    compiler.parent.mkdir(parents=True)
+    words = " ".join(replay.zig())
+    compiler.write_text(f'#!/bin/sh\nexec {words} cc -target aarch64-linux-musl "$@"\n')
+    compiler.chmod(0o755)
+    return folder
+
+
+def test_with_an_ndk_the_bundle_holds_a_shared_library_for_16_kb_pages(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
+    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    from tsm_edge.export import elf, export_bundle
+    from tsm_edge.sensitive import image_like_frames, make_sensitive
+    from tsm_edge.shift import insert_shifts
+
+    monkeypatch.setenv("ANDROID_NDK_HOME", str(fake_ndk(tmp_path / "ndk")))
+    torch.set_num_threads(1)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(16, 16, 1),
+                              torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(16, 3))
+    insert_shifts(net, lambda name, block: name == "2")
+    make_sensitive(net, 0, image_like_frames(16, 32, 0))
+    bundle = export_bundle(net, "android-arm64", tmp_path / "phone", input_size=(32, 32), trained=False)
+    library = elf.read_elf(bundle.path / "libtsm_model.so")
+    assert library.machine == "aarch64" and all(a >= 16384 for a in library.load_alignments)
+    assert set(library.needed) <= {"libc.so", "libm.so", "libdl.so"}
+    assert not (bundle.path / "CMakeLists.txt").exists()
+    text = (bundle.path / "README.md").read_text()
+    assert "jniLibs/arm64-v8a" in text and "add_subdirectory" not in text
+    check = bundle.manifest["verification"]["checks"][-1]
+    if replay.emulator(TARGETS["android-arm64"])[0] is not None:
+        assert check["status"] == "passed" and "musl" in check["detail"], check
+    else:
+        assert check["status"] == "not executed"
+
+
 def test_a_missing_runtime_is_named(tmp_path):
     with pytest.raises(BundleError, match="no runtime"):
         android.runtime_sources(tmp_path)
