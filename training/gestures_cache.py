@@ -23,7 +23,7 @@ from ..cli import choose
 from ..errors import InputError
 from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
 
-VERSION = 2  # of the generator: raise it when the same seed gives other pictures
+VERSION = 3  # of the generator: raise it when the same seed gives other pictures
 
 
 def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):

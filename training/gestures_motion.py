@@ -231,7 +231,8 @@ class Actor:
         back = self.chance(0.4)
         roll = (-90 if up else 90) * (-1 if back else 1)
         base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-22, 22), pitch=self.between(-15, 20),
-                    roll=roll + self.between(-18, 18), flex=THUMB_ONLY, spread=0.0, thumb=self.between(0.55, 0.95),
+                    roll=roll + self.between(-14, 14), flex=THUMB_ONLY, spread=0.0,
+                    thumb=self.between(1.1, 1.5),  # square to the fingers
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))
         return self.still(label, base, self.between(0.7, 1.6))
