@@ -263,7 +263,7 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
     n_segment : int
         Frames of a clip, default 8; `tsm_edge.shift.set_segments` changes it later.
     placement : "residual" or "inplace"
-    checkpoint : path or None
+    checkpoint : path, Checkpoint (of `load_checkpoint`) or None
     classes : list of str or None
         Class names, in the order of the outputs.
     dropout : float
@@ -287,9 +287,10 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
                          expected="future=None", do="use shift='offline', or leave future out")
     loaded, notes = None, []
     if checkpoint is not None:
-        from .checkpoints import agree, load_checkpoint
+        from .checkpoints import Checkpoint, agree, load_checkpoint
 
-        loaded = load_checkpoint(checkpoint)
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        checkpoint = "the checkpoint" if loaded is checkpoint else checkpoint
         asked = {"shift": shift, "past": past, "future": future, "fold_div": fold_div, "placement": placement}
         notes = agree(loaded, checkpoint, name, num_classes, width, asked)
     elif num_classes is None:

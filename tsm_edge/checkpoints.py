@@ -112,6 +112,27 @@ def load_checkpoint(path):
     return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, kind, classes, info)
 
 
+def _numbers(count, kind=(int, float)):
+    return lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(type(v) in kind for v in value)
+
+
+_OWN_INFO = (  # what the description of a network may hold, where it holds it
+    ("name", lambda v: isinstance(v, str), "text"), ("num_classes", lambda v: type(v) is int and 0 < v <= 10 ** 6, "1 to 1000000"),
+    ("width", lambda v: type(v) in (int, float) and 0.05 <= v <= 8, "0.05 to 8"),
+    ("shift", lambda v: v in ("online", "offline"), "online, offline or nothing"),
+    ("past", _numbers(2, (int,)), "two folds"), ("future", _numbers(2, (int,)), "two folds"),
+    ("fold_div", lambda v: type(v) is int and v > 0, "a whole number"),
+    ("n_segment", lambda v: type(v) is int and v > 0, "a whole number"),
+    ("placement", lambda v: v in ("residual", "inplace"), "residual or inplace"),
+    ("rounding", lambda v: v in ("reference", "mmaction2"), "reference or mmaction2"),
+    ("input_size", _numbers(2, (int,)), "(width, height)"), ("mean", _numbers(3), "three numbers"), ("std", _numbers(3), "three numbers"),
+    ("classes", lambda v: isinstance(v, list) and all(isinstance(c, str) for c in v), "a list of names"),
+    ("trained", lambda v: isinstance(v, bool), "true or false"), ("resize", lambda v: v in ("crop", "squash"), "crop or squash"),
+    ("filter", lambda v: v in ("antialias", "bilinear"), "antialias or bilinear"),
+    ("fps", lambda v: type(v) in (int, float) and v >= 0, "frames a second"),
+)
+
+
 def _own(content, path):
     if content.get("version") != VERSION:
         raise CheckpointError(f"{path} was written by another release", found=f"version {content.get('version')!r}",
@@ -122,7 +143,11 @@ def _own(content, path):
         raise CheckpointError(f"{path} is damaged", found=first_keys(content), expected="'state_dict' and 'info'",
                               do="save the network again with save_checkpoint")
     info = dict(info)
-    arch, num_classes, width = info.get("name"), info.get("num_classes"), info.get("width", 1.0)
+    for key, good, wanted in _OWN_INFO:
+        if info.get(key) is not None and not good(info[key]):
+            raise CheckpointError(f"{path} is damaged", found=f"{key}={info[key]!r}"[:200], expected=f"{key}: {wanted}",
+                                  do="save the network again with save_checkpoint")
+    arch, num_classes, width = info.get("name"), info.get("num_classes"), info.get("width") or 1.0
     expected = None
     if arch in NAMES and isinstance(num_classes, int):
         expected, _, _ = expected_weights(arch, num_classes, width, info.get("rounding", "reference"))
@@ -286,6 +311,10 @@ def load_into(net, path, *, head=True):
     loaded = load_checkpoint(path)
     copy_weights(net, loaded, path, head)
     if head and isinstance(getattr(net, "tsm_info", None), dict):
+        if "shift" not in loaded.info or loaded.info["shift"] != net.tsm_info.get("shift"):
+            trained = loaded.info.get("shift", "unknown")
+            net.tsm_info.setdefault("notes", []).append(
+                f"weights trained with shifts {trained!r} ({KINDS[loaded.kind]}), run {net.tsm_info.get('shift')!r}")
         net.tsm_info["trained"] = bool(loaded.info.get("trained", True))
         if loaded.classes is not None:
             net.tsm_info["classes"] = list(loaded.classes)

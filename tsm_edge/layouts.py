@@ -96,7 +96,7 @@ def _from_mmaction2(weights):
     for name, value in weights.items():
         if name.startswith("data_preprocessor."):
             key = name.rpartition(".")[2]
-            if key in ("mean", "std"):  # of pixels 0..255
+            if key in ("mean", "std") and value.numel() == 3:  # of pixels 0..255
                 facts[key] = tuple(float(v) / 255 for v in value.flatten())
             continue
         if name.startswith("cls_head.fc_cls."):

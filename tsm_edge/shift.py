@@ -57,7 +57,8 @@ def channel_slice(bounds, channels, fold_div):
 def temporal_shift(x, n_segment, *, fold_div=8, past=(0, 1), future=None):
     """Take some channels of each frame from the frame before it, and some from the frame after it.
 
-    Frames missing at the ends of a clip are zeros. The input is not changed.
+    Frames missing at the ends of a clip are zeros. The input is not changed. In a network that is to run frame by frame, use
+    the module `TemporalShift`, or `insert_shifts`: only modules can be given a cache.
 
     Parameters
     ----------
@@ -85,7 +86,8 @@ def temporal_shift(x, n_segment, *, fold_div=8, past=(0, 1), future=None):
     if n_segment < 1 or frames % n_segment:
         raise InputError("the batch is no whole number of clips", found=f"{frames} frames, n_segment={n_segment}",
                          expected="a multiple of n_segment frames",
-                         do="call tsm_edge.shift.set_segments(net, T) with the number of frames of a clip")
+                         do="call tsm_edge.shift.set_segments(net, T) with the number of frames of a clip; to run frame by frame "
+                            "make every shift a TemporalShift module")
     (p0, p1), (f0, f1) = channel_slice(past, channels, fold_div), channel_slice(future, channels, fold_div)
     if p0 == p1 and f0 == f1:
         return x

@@ -42,6 +42,7 @@ def published_file(tmp_path):
 def test_the_published_checkpoint_loads_in_its_legacy_serialisation(published_file):
     assert published_file.read_bytes()[:2] != b"PK"
     loaded = load_checkpoint(published_file)
+    assert torch.equal(create_model("mobilenet_v2", checkpoint=loaded).classifier.bias, published()["classifier.bias"])
     assert (loaded.kind, loaded.arch, loaded.num_classes, loaded.width) == ("published", "mobilenet_v2", 27, 1.0)
     assert loaded.classes == list(CLASSES) and loaded.info["past"] == (0, 1) and loaded.info["shift"] == "online"
     net = create_model("mobilenet_v2", 27, checkpoint=published_file)
@@ -169,6 +170,9 @@ def test_an_offline_checkpoint_of_ours_needs_consent_too(tmp_path):
         create_model("resnet18", checkpoint=tmp_path / "o.pth")
     assert create_model("resnet18", checkpoint=tmp_path / "o.pth", shift="offline").tsm_info["future"] == (0, 1)
     assert create_model("resnet18", checkpoint=tmp_path / "o.pth", past=(1, 2)).tsm_info["future"] is None
+    online = create_model("resnet18", 3)
+    load_into(online, tmp_path / "o.pth")
+    assert online.tsm_info["notes"] == ["weights trained with shifts 'offline' (a tsm_edge checkpoint), run 'online'"]
 
 
 def test_a_network_of_ones_own_is_saved_and_loaded(tmp_path):
@@ -294,6 +298,16 @@ def test_foreign_and_mismatching_contents_are_refused(weights, problem, found, t
     with pytest.raises(CheckpointError, match=problem) as error:
         load_checkpoint(write(tmp_path / "x.pth", weights))
     assert found in error.value.found and error.value.expected and error.value.do and error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("key, value", [
+    ("width", "wide"), ("width", 1e9), ("num_classes", -1), ("past", "01"), ("past", [0.5, 1]), ("fold_div", 0), ("n_segment", "8"),
+    ("input_size", 224), ("classes", ["a", 3]), ("trained", "yes"), ("shift", "both"), ("mean", [0, 0]), ("name", 7)])
+def test_damaged_descriptions_of_our_own_are_refused(key, value, tmp_path):
+    save_checkpoint(tmp_path / "o.pth", create_model("mobilenet_v2", 2, width=0.5), **{key: value})
+    with pytest.raises(CheckpointError, match="is damaged") as error:
+        load_checkpoint(tmp_path / "o.pth")
+    assert key in error.value.found and key in error.value.expected
 
 
 def test_resnets_of_other_depths_are_refused(tmp_path):
