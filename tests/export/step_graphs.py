@@ -510,6 +510,7 @@ class Library:
         assert self.lib.tsm_model_get_info(self.model, ctypes.byref(self.info)) == 0
 
     def block(self, size):
+        size = max(size, 64)  # a network without caches has blocks of nothing, yet they need an address
         raw = np.zeros(size + 64, np.uint8)
         start = -raw.ctypes.data % 64
         return raw[start:start + size]
