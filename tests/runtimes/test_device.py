@@ -34,8 +34,8 @@ def run(board, *arguments, script="tsm_device.py"):
 @pytest.mark.parametrize("path", sorted(DEVICE.glob("*.py")), ids=lambda path: path.name)
 def test_files_for_the_board_run_on_python_3_6(path):
     pytest.importorskip("vermin", reason="vermin (extra [test]) is not installed")
-    done = subprocess.run([sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "--violations", "--eval-annotations", path],
-                          capture_output=True, text=True)
+    command = [sys.executable, "-c", "import vermin; vermin.main()", "-t=3.6-", "--no-tips", "--violations", "--eval-annotations"]
+    done = subprocess.run([*command, path], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 

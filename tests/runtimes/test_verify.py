@@ -36,7 +36,7 @@ def test_a_good_bundle_passes_with_every_measurement(native_bundle, toys, backen
     assert logits["argmax_flips"] == 0 and logits["max_abs_logit"] == pytest.approx(largest)
 
 
-@pytest.mark.parametrize("name, failing", [("logits", ["logits", "logits from frames"]), ("cache.b", ["cache.b"]),
+@pytest.mark.parametrize("name, failing", [("logits", ["logits"]), ("cache.b", ["cache.b"]),
                                            ("inputs", ["preprocessing"])])
 def test_a_difference_beyond_tolerance_fails_its_check_alone(native_bundle, toys, tmp_path, name, failing):
     value = toys.golden()[name].copy()

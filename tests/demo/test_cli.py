@@ -1,0 +1,115 @@
+"""tsm-demo as a user types it: results, refusals, exit codes, Ctrl-C; the board's demo gives the same events."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "tsm_edge.demo.cli", *map(str, arguments)]
+
+
+def demo(*arguments):
+    done = subprocess.run(command(*arguments), capture_output=True, text=True, env=ENVIRONMENT, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_video_gives_events_a_film_and_a_summary(bundle, video, tmp_path):
+    code, out, err = demo(bundle, "--source", video, "--headless", "--output", tmp_path / "out.mp4", "--events", "-")
+    assert code == 0, err
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert {line["event"] for line in lines} == {"start", "end"} and all(line["trained"] is False for line in lines)
+    assert cv2.VideoCapture(str(tmp_path / "out.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 45
+    for word in ("UNTRAINED", "capture", "preprocess", "step", "overlay", "p50", "p90", "p99", "0 dropped", f"source={video}"):
+        assert word in err, word
+    assert err.strip().splitlines()[-1].startswith("PASSED end of file: 45 frames")
+
+
+def test_the_boards_demo_gives_the_same_events(bundle, video, toys, tmp_path):
+    import tsm_edge.runtimes
+
+    if not (bundle / "libtsm_model.so").exists():
+        pytest.skip("no gcc on this machine")
+    board = shutil.copytree(bundle, tmp_path / "board")
+    shutil.copytree(Path(tsm_edge.runtimes.__file__).parent / "device", board / "device")
+    toys.seal(board)
+    done = subprocess.run([sys.executable, board / "device" / "demo.py", "--source", video, "--headless", "--events", "-"],
+                          capture_output=True, text=True, env=ENVIRONMENT)
+    assert done.returncode == 0 and "PASSED end of file: 45 frames" in done.stderr, done.stderr
+    assert done.stdout == demo(bundle, "--source", video, "--headless", "--events", "-")[1]
+
+
+def test_a_rendered_gesture_runs_to_the_frame_limit(bundle):
+    code, out, err = demo(bundle, "--source", "test://thumb-up", "--headless", "--max-frames", 20, "--input-width", 96,
+                          "--input-height", 64)
+    assert code == 0 and "PASSED ended by frame limit: 20 frames" in err and "{" not in out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--source", "no.mp4", "--headless"], ["no such video"]),
+    (["--source", "/dev/video987", "--headless"], ["no such camera"]),
+    (["--source", "test://swiping lift", "--headless"], ["did you mean 'Swiping Left'"]),
+    (["--source", "VIDEO", "--headless", "--output", "x.gif"], [".mp4"]),
+    (["--source", "VIDEO", "--headless", "--backend", "onnx"], ["did you mean 'onnxruntime'"]),
+    (["--source", "VIDEO", "--headless", "--max-frames", "0"], ["--max-frames"]),
+    (["--source", "VIDEO", "--headless", "--events", "/no/where/x"], ["cannot be written"]),
+    (["--source", "VIDEO"], ["--headless"]),
+])
+def test_what_cannot_be_done_is_refused_with_exit_code_2(bundle, video, arguments, words):
+    code, out, err = demo(bundle, *(video if a == "VIDEO" else a for a in arguments))
+    assert code == 2 and out == ""
+    for word in ["found:", "expected:", "do:", *words]:
+        assert word in err, err
+
+
+def test_a_missing_bundle_is_refused_with_exit_code_2(tmp_path):
+    code, _, err = demo(tmp_path / "none", "--headless")
+    assert code == 2 and "no such bundle" in err
+
+
+def test_a_truncated_video_ends_at_its_last_good_frame_or_is_refused(bundle, video, tmp_path):
+    data = video.read_bytes()
+    (tmp_path / "half.mp4").write_bytes(data[:len(data) // 2])  # the index lies at the end
+    code, _, err = demo(bundle, "--source", tmp_path / "half.mp4", "--headless")
+    assert code == 2 and "cannot be read" in err
+    writer = cv2.VideoWriter(str(tmp_path / "whole.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 15, (96, 64))
+    for value in range(30):
+        writer.write(np.full((64, 96, 3), 8 * value, np.uint8))
+    writer.release()
+    data = (tmp_path / "whole.avi").read_bytes()
+    (tmp_path / "half.avi").write_bytes(data[:len(data) // 2])
+    code, _, err = demo(bundle, "--source", tmp_path / "half.avi", "--headless")
+    assert code == 0 and "PASSED end of file" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_terminate_end_it_with_summary_and_film(bundle, tmp_path, number):
+    process = subprocess.Popen(
+        command(bundle, "--source", "test://drumming-fingers", "--headless", "--output", tmp_path / "out.mp4", "--events",
+                tmp_path / "events.jsonl", "--input-width", 96, "--input-height", 64),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out.mp4").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "PASSED ended by interrupted" in err, err
+    assert cv2.VideoCapture(str(tmp_path / "out.mp4")).read()[0]
+    events = [json.loads(line)["event"] for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert events.count("start") == events.count("end")
+
+
+def test_help_shows_sources_examples_and_keys():
+    code, out, _ = demo("--help")
+    assert code == 0 and all(word in out for word in ("csi://0", "rtsp://", "test://", "examples:", "full screen", "--input-flip"))

@@ -1,0 +1,134 @@
+"""Every kind of address opens the right thing, or says what is wrong with it."""
+import sys
+
+import numpy as np
+import pytest
+
+from tsm_edge.demo import sources
+from tsm_edge.demo.sources import FLIPS, csi_pipeline, flip_frame, open_source
+from tsm_edge.errors import InputError, MissingComponentError
+
+cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
+
+
+def read_all(source):
+    frames = []
+    while (got := source.read()) is not None:
+        frames.append(got)
+    source.close()
+    return frames
+
+
+def refused(address, *words, kind=InputError, **options):
+    with pytest.raises(kind) as error:
+        open_source(address, **options)
+    assert error.value.found and error.value.expected and error.value.do and error.value.exit_code == 2
+    for word in words:
+        assert word in str(error.value), f"{word!r} not in: {error.value}"
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_a_file_gives_every_frame_at_its_own_time(video, form):
+    source = open_source(form.format(video))
+    assert not source.live and source.fps == pytest.approx(15) and source.frames == 45
+    frames = read_all(source)
+    assert len(frames) == 45 and frames[0][0].shape == (64, 96, 3) and frames[0][0].dtype == np.uint8
+    assert [time for _, time in frames] == pytest.approx(np.arange(45) / 15, abs=1e-3)
+
+
+def test_a_file_is_brought_to_the_size_asked_for(video):
+    assert read_all(open_source(str(video), width=48, height=32))[0][0].shape == (32, 48, 3)
+
+
+def test_addresses_that_lead_nowhere_are_refused(tmp_path, video):
+    refused(str(tmp_path / "no.mp4"), "no such video", "no.mp4")
+    refused(str(video.parent / "clap.mp4"), "there are clip.mp4")
+    (tmp_path / "text.mp4").write_text("not a video")
+    refused(str(tmp_path / "text.mp4"), "cannot be read", "11 bytes")
+    refused("/dev/video987", "no such camera")
+    refused("987", "camera", "/dev/video")
+    refused("fiel://clip.mp4", "did you mean 'file'")
+    refused("csi://x", "csi://0")
+    refused("rtsp://user:secret@127.0.0.1:1/none", "cannot be opened", "***@")
+
+
+def test_a_password_is_never_shown():
+    with pytest.raises(InputError) as error:
+        open_source("rtsp://user:secret@127.0.0.1:1/none")
+    assert "secret" not in str(error.value)
+
+
+def test_csi_without_gstreamer_says_whose_opencv_has_it(monkeypatch):
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GStreamer:                   NO\n")
+    refused("csi://0", "without GStreamer", "JetPack")
+
+
+def test_csi_pipeline_is_the_jetsons():
+    assert csi_pipeline(1, (1920, 1080), 60, "rotate-180") == (
+        "nvarguscamerasrc sensor-id=1 ! video/x-raw(memory:NVMM), width=(int)1920, height=(int)1080, framerate=(fraction)60/1 ! "
+        "nvvidconv flip-method=2 ! video/x-raw, format=(string)BGRx ! videoconvert ! video/x-raw, format=(string)BGR ! "
+        "appsink drop=true max-buffers=1 sync=false")
+
+
+def test_sizes_and_flips_that_cannot_be_are_refused(video):
+    refused(str(video), "half a size", width=640)
+    refused(str(video), "height", width=640, height=3)
+    refused(str(video), "did you mean 'rotate-180'", flip="rotate-90")
+
+
+def test_flips_are_those_of_numpy():
+    frame = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
+    want = {"none": frame, "counterclockwise": np.rot90(frame), "rotate-180": np.rot90(frame, 2), "clockwise": np.rot90(frame, -1),
+            "horizontal": frame[:, ::-1], "vertical": frame[::-1], "upper-left-diagonal": frame.transpose(1, 0, 2),
+            "upper-right-diagonal": np.rot90(frame, 2).transpose(1, 0, 2)}
+    assert set(want) == set(FLIPS)
+    for method in FLIPS:
+        assert np.array_equal(flip_frame(frame, method), want[method]), method
+
+
+@pytest.mark.parametrize("address", ["test://Swiping Left", "test://swiping-left", "test://SWIPING_LEFT", "test://Swiping%20Left"])
+def test_rendered_gestures_repeat_exactly(address):
+    one, two = (open_source(address, width=64, height=48) for _ in range(2))
+    assert one.name == "test://Swiping Left" and not one.live
+    for t in range(3):
+        (a, time), (b, _) = one.read(), two.read()
+        assert np.array_equal(a, b) and a.shape == (48, 64, 3) and time == pytest.approx(t / 12)
+
+
+def test_an_unknown_gesture_names_the_nearest():
+    refused("test://swiping lift", "did you mean 'Swiping Left'")
+
+
+def test_missing_renderer_and_opencv_are_named_with_their_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tsm_edge.training.gestures", None)
+    refused("test://Swiping Left", "tsm-edge[train]", kind=MissingComponentError)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    refused("0", "tsm-edge[demo]", kind=MissingComponentError)
+
+
+def test_a_camera_gives_frames_by_the_clock(monkeypatch):
+    class Camera:
+        def __init__(self, *_):
+            self.count = 0
+
+        def isOpened(self):
+            return True
+
+        def get(self, _):
+            return 30.0
+
+        def set(self, *_):
+            return True
+
+        def read(self):
+            self.count += 1
+            return (True, np.zeros((4, 4, 3), np.uint8)) if self.count < 4 else (False, None)
+
+        def release(self):
+            pass
+
+    monkeypatch.setattr(cv2, "VideoCapture", Camera)
+    clock = iter([100.0, 100.5, 101.0])
+    monkeypatch.setattr(sources.time, "monotonic", lambda: next(clock))
+    source = open_source("0", width=640, height=480)
+    assert source.live and [time for _, time in read_all(source)] == [0.0, 0.5, 1.0]
