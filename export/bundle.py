@@ -51,12 +51,31 @@ def check_precision(precision, target):
 
 
 def verification_frames(manifest, count=verify.FRAMES, seed=0):
-    """Raw frames with image-like, moving content: uint8 [count, H0, W0, 3] RGB, larger than the network's input."""
+    """Raw frames with image-like, moving content and one cut: uint8 [count, H0, W0, 3] RGB, larger than the input.
+
+    The cut is there for trained networks: their answers move most when the scene changes.
+    """
     from tsm_edge.sensitive import image_like_frames
 
     size = manifest["input"]
-    width, height = round(size["width"] * 10 / 7), round(size["height"] * 15 / 14)
-    return image_like_frames(count, (width, height), seed=seed, dtype="uint8")
+    shape = round(size["width"] * 10 / 7), round(size["height"] * 15 / 14)
+    first = (count + 1) // 2
+    scenes = [image_like_frames(first, shape, seed, "uint8"), image_like_frames(count - first, shape, seed + 1, "uint8")]
+    return np.concatenate(scenes)
+
+
+def check_frames(frames):
+    """The first frames of what was given to verify with; refused where they are no moving RGB pictures."""
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < verify.FRAMES:
+        raise InputError("the frames to verify with cannot be used", found=f"{frames.dtype} {list(frames.shape)}",
+                         expected=f"uint8 [T, H, W, 3] RGB with T >= {verify.FRAMES}",
+                         do="pass other frames, or none to have some generated")
+    frames = frames[:verify.FRAMES]
+    if (frames == frames[0]).all():
+        raise InputError("the frames to verify with stand still", found=f"{len(frames)} frames, all the same",
+                         expected="moving pictures", do="pass other frames, or none to have some generated")
+    return frames
 
 
 def network_inputs(frames, manifest):
@@ -146,6 +165,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     from tsm_edge.manifest import validate
     from tsm_edge.step import StepNetwork
 
+    from . import toolchain
     from .compile import build_library
     from .describe import describe, network_info
     from .import_onnx import import_onnx
@@ -163,6 +183,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             raise InputError("the number of threads cannot be used", found=str(threads), expected="1 to 64",
                              do="leave it out for the target's default")
         target = replace(target, threads=threads)
+    toolchain.find_compiler(target, cc)  # a missing compiler is said now and not after the work
 
     with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
         work = Path(work)
@@ -173,7 +194,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             manifest = describe(net, step, target, outputs, name=name, classes=classes, input_size=size,
                                 precision=precision, **description)
             validate(manifest, "the network's description", embedded=True)
-            frames = verification_frames(manifest, seed=seed) if frames is None else np.asarray(frames)[:verify.FRAMES]
+            frames = verification_frames(manifest, seed=seed) if frames is None else check_frames(frames)
             inputs = network_inputs(frames, manifest)
         reference, checks = verify_torch(net, step, inputs, progress)
 

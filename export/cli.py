@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tsm_edge.cli import choose, run
-from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
 from . import targets
 from .report import Progress, lines
@@ -162,19 +162,17 @@ def _list_targets(as_json):
 def _read_frames(path):
     import numpy as np
 
-    from .verify import FRAMES
+    from .bundle import check_frames
 
     try:
         frames = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise InputError(f"the frames {path} cannot be read", found=str(error), expected="a .npy file",
                          do="write it with numpy.save") from error
-    if getattr(frames, "dtype", None) != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < FRAMES:
-        found = f"{getattr(frames, 'dtype', type(frames).__name__)} {getattr(frames, 'shape', '')}"
-        raise InputError(f"the frames {path} cannot be used", found=found,
-                         expected=f"uint8 [T, H, W, 3] RGB with T >= {FRAMES}",
-                         do="pick other frames, or leave --frames out")
-    return frames[:FRAMES]
+    if not isinstance(frames, np.ndarray):
+        raise InputError(f"the frames {path} cannot be read", found="an archive of arrays", expected="a .npy file",
+                         do="write one array with numpy.save")
+    return check_frames(frames)
 
 
 def _next_commands(report):
@@ -185,6 +183,17 @@ def _next_commands(report):
     return [f"scp -r {report.output} USER@BOARD:",
             f"ssh USER@BOARD python3 {Path(report.output).name}/device/tsm_device.py --verify",
             f"tsm-demo {report.output} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
+
+
+def _failed(error, as_json, effective):
+    """A check did not hold: its measurements, then the verdict; no bundle was written."""
+    verdict = f"FAILED {effective['arch']} for {effective['target']}: {error.problem}. No bundle was written."
+    print(f"error: {error}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"status": "failed", "problem": error.problem, "found": error.found, "expected": error.expected,
+                          "do": error.do, "options": effective, "verdict": verdict}, indent=2))
+    print(verdict, file=sys.stderr if as_json else sys.stdout)
+    return error.exit_code
 
 
 def _main(argv):
@@ -227,8 +236,11 @@ def _main(argv):
     console.print(f"options: {echoed}", highlight=False, markup=False)
     if not info["trained"]:
         console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
-    bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
-                           threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress)
+    try:
+        bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
+                               threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress)
+    except CheckFailedError as error:
+        return _failed(error, args.json, effective)
     report = bundle.report
     if args.json:
         values = dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict())

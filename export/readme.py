@@ -26,10 +26,24 @@ def _verification(manifest):
             return "" if check.get(key) is None else form.format(check[key])
         lines.append(f"| {check['name']} | {check['status']} | {check['frames']} | {number('max_abs_diff')} | "
                      f"{number('tolerance')} | {number('argmax_flips', '{}')} |")
+    lines += [""] + [f"- {check['name']}: {check['detail']}" for check in verification["checks"] if check.get("detail")]
     if verification["status"] == "not executed":
         lines += ["", "**Not everything was executed**: the checks above that say so were not run where this was "
                   "exported. Run the verification on the device before relying on it."]
     return "\n".join(lines)
+
+
+def _python(target, folder):
+    """Lines: with the package, and with the file in device/ alone."""
+    loop = ["    for frame in camera:               # uint8, height x width x 3, RGB",
+            "        result = stream.step(frame)    # result.label, result.score"]
+    here = ["    import tsm_edge                    # pip install tsm-edge",
+            f"    stream = tsm_edge.load(\"{folder}\").stream()", *loop]
+    if target.os != "linux":
+        return ["On a computer, by onnxruntime (`pip install 'tsm-edge[onnxruntime]'`):", "", *here]
+    return ["With nothing installed but numpy:", "", "    import sys", f"    sys.path.insert(0, \"{folder}/device\")",
+            "    import tsm_device", f"    stream = tsm_device.load(\"{folder}\").stream()", *loop, "",
+            "or with the package, on any machine:", "", *here]
 
 
 def bundle_readme(manifest, target, folder, files):
@@ -60,12 +74,7 @@ def bundle_readme(manifest, target, folder, files):
         "",
         "## On the device", "", target.deploy.replace("{folder}", folder).strip(), "",
         "## Verification", "", _verification(manifest), "",
-        "## From Python", "",
-        "    import tsm_edge",
-        f"    stream = tsm_edge.load(\"{folder}\").stream()",
-        "    for frame in camera:               # uint8, height x width x 3, RGB",
-        "        result = stream.step(frame)    # result.label, result.score",
-        "",
+        "## From Python", "", *_python(target, folder), "",
         "## Files", "",
     ]
     shown = {name for name in files if "/" not in name} | {name.split("/")[0] + "/" for name in files if "/" in name}

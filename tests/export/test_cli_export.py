@@ -117,6 +117,25 @@ def test_an_export_that_could_not_be_run_here_leaves_with_1_unless_allowed(capsy
     assert run(capsys, *argv, "--allow-unverified")[0] == 0
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_failed_check_ends_with_its_verdict_exit_code_1_and_no_bundle(capsys, tmp_path, as_json):
+    net = create_model("mobilenet_v2", 3, width=0.1, input_size=32)  # freshly initialised: its answers stand still
+    save_checkpoint(tmp_path / "dull.pth", net, trained=True)
+    code, out, error = run(capsys, "--target", "host", "--checkpoint", tmp_path / "dull.pth", "--output", tmp_path / "b",
+                           *["--json"] * as_json)
+    assert code == 1 and not (tmp_path / "b").exists()
+    assert "found:" in error and "logits vary by" in error and "do:" in error
+    if as_json:
+        assert json.loads(out)["status"] == "failed" and error.splitlines()[-1].startswith("FAILED mobilenet_v2 for host")
+    else:
+        assert out.startswith("FAILED mobilenet_v2 for host") and len(out.splitlines()) == 1
+
+
+def test_a_missing_cross_compiler_is_refused_before_the_work(capsys, tmp_path):
+    text = refused(capsys, tmp_path, "--random-weights", "--width", "0.1", "--input-size", "32x32", "--cc", "no-such-gcc")
+    assert "--cc no-such-gcc" in text and "step network" not in text
+
+
 @pytest.mark.slow
 def test_the_installed_command_exports_and_verifies(tmp_path):
     command = os.path.join(os.path.dirname(sys.executable), "tsm-export")

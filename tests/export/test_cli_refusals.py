@@ -91,12 +91,13 @@ def test_a_class_list_of_the_wrong_length_is_refused(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("frames, word", [(np.zeros((16, 8, 8, 3), np.float32), "float32"),
-                                          (np.zeros((3, 8, 8, 3), np.uint8), "(3, 8, 8, 3)")])
+                                          (np.zeros((3, 8, 8, 3), np.uint8), "[3, 8, 8, 3]"),
+                                          (np.zeros((16, 8, 8, 3), np.uint8), "all the same")])
 def test_unusable_frames_are_refused(capsys, tmp_path, frames, word):
     np.save(tmp_path / "f.npy", frames)
     text = refuse(capsys, "--target", "host", "--random-weights", "--frames", str(tmp_path / "f.npy"), "--output",
                   str(tmp_path / "b"))
-    assert word in text and "T >= 16" in text
+    assert word in text and ("T >= 16" in text or "moving" in text)
 
 
 def test_a_missing_checkpoint_is_refused(capsys, tmp_path):

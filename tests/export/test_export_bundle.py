@@ -3,6 +3,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +112,18 @@ def test_golden_frames_lead_to_the_golden_logits(made):
         assert np.abs(stream.step(frame).logits - logits).max() <= 1e-3 * max(1, np.abs(logits).max())
 
 
+def test_the_python_lines_in_the_readme_run_as_they_stand(made, monkeypatch):
+    text = (made.path / "README.md").read_text()
+    section = text[text.index("## From Python"):text.index("## Files")]
+    monkeypatch.chdir(made.path.parent)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for block in re.findall(r"(?:^    .*\n)+", section, re.M):
+        names = {"camera": read_golden(open_bundle(made.path))["frames"]}
+        exec(textwrap.dedent(block), names)
+        assert names["result"].label in OPTIONS["classes"]
+    assert len(re.findall(r"stream.step", section)) == 2
+
+
 def test_a_second_export_replaces_the_bundle_with_the_same_bytes(made):
     before = {entry["path"]: entry["sha256"] for entry in made.manifest["files"]}
     again = export(made.path)
@@ -166,12 +181,11 @@ def test_an_onnx_file_that_computes_something_else_is_never_written(tmp_path, mo
 
 
 def test_frames_that_do_not_move_the_logits_are_refused(tmp_path):
-    still = np.full((16, 60, 80, 3), 128, np.uint8)
     net = make_net()
     with torch.no_grad():
         net.fc.weight *= 1e-6
     with pytest.raises(CheckFailedError) as error:
-        export_bundle(net, "host", tmp_path / "b", frames=still, **OPTIONS)
+        export_bundle(net, "host", tmp_path / "b", **OPTIONS)
     assert "logits move" in error.value.problem and "--frames" in error.value.do and os.listdir(tmp_path) == []
 
 
