@@ -105,7 +105,10 @@ def compile_kernels(calls, target, output):
     for _, kernel in calls:
         functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
     module = tvm.IRModule({name: functions[name] for name in sorted(functions)})
-    compiled = tvm.compile(module, target=target.tvm_target())
+    # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
+    # threads share it. Our kernels place their buffers themselves.
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+        compiled = tvm.compile(module, target=target.tvm_target())
     compiled.mod.write_to_file(str(output), "o")
     data = Path(output).read_bytes()
     Path(output).write_bytes(elf.hide_symbols(data) if target.link == "shared" else data)
