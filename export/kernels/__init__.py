@@ -38,7 +38,12 @@ def build(op, shapes, target, precision="fp32"):
     name = _conv_builder(op) if isinstance(op, program.Conv) else _BUILDERS.get(type(op))
     if name is None:
         return None
-    return importlib.import_module(f"{__name__}.{name}").build(op, shapes, target, precision)
+    builder = importlib.import_module(f"{__name__}.{name}").build
+    if precision == "fp16":
+        from tsm_edge.export.kernels import half
+
+        return half.build(builder, op, shapes, target)
+    return builder(op, shapes, target, precision)
 
 
 def _conv_builder(op):

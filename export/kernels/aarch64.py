@@ -15,7 +15,11 @@ import math
 import struct
 from dataclasses import dataclass
 
+ELEMENTS = {"float32": "s", "float16": "h"}
 _LOOP_FROM = 4  # turns from which a loop is written as a loop
+# Half precision sums so many channels at a time, from zero; then the sum is added to those before. Sums of few products
+# stay small, and what rounding takes from them is small too (a third of the error of one long sum over 960 channels).
+_BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -54,10 +58,10 @@ def fits(rows, vectors):
     return 1 <= vectors <= 4 and rows >= 1 and rows * vectors + rows + vectors <= 32
 
 
-def instructions(rows, vectors, depth, clip):
-    """About how many instructions a tile takes, for choosing its shape (float32)."""
+def instructions(rows, vectors, depth, lanes, clip):
+    """About how many instructions a tile takes, for choosing its shape."""
     pairs = rows * vectors + 2 * rows + vectors <= 32
-    inner = rows * vectors + 1 + (rows * (1 if pairs else 2) + 2) / 8
+    inner = rows * vectors + 1 + (rows * (1 if pairs else 2) + 2) / (2 * lanes)
     return depth * inner + 3 * rows + (2 * rows * vectors if clip else 0) + 12
 
 
@@ -130,7 +134,7 @@ class _Tile(Assembly):
         rows, vectors = form.rows, form.vectors
         super().__init__(form.element, ["weights", "out"] + ["residual"] * bool(form.residual)
                          + [f"x{i}" for i in range(len(form.spans))],
-                         [f"row{i}" for i in range(1, rows)] + ["count"])
+                         [f"row{i}" for i in range(1, rows)] + ["count"] + ["blocks", "kept"] * (form.element == "h"))
         self.form = form
         # registers: inputs first (lane operands of half precision must be low), weights, accumulators last
         free = 32 - rows * vectors
@@ -147,16 +151,19 @@ class _Tile(Assembly):
         return self.acc0 + row * self.form.vectors + column
 
     def each_row(self, pointer, steps, instruction):
-        """One instruction for each row, `pointer` moved along. instruction(row) -> text before the address."""
+        """One instruction for each row, `pointer` moved along.
+
+        instruction(row) -> (text before the address, pairs of registers to add up after it).
+        """
         deltas = [b - a for a, b in zip(steps, steps[1:])]
         for row in range(len(steps)):
+            text, pairs = instruction(row)
+            text += f", [[{pointer}]]"
             if row + 1 < len(steps):
-                text = f"{instruction(row)}, [[{pointer}]], [{self.constant(deltas[row] * self.size)}]"
-                if deltas[row] == self.form.vectors * self.lanes:
-                    text = f"{instruction(row)}, [[{pointer}]], #{deltas[row] * self.size}"
-                self.add(text)
-            else:
-                self.add(f"{instruction(row)}, [[{pointer}]]")
+                near = deltas[row] == self.form.vectors * self.lanes
+                text += f", #{deltas[row] * self.size}" if near else f", [{self.constant(deltas[row] * self.size)}]"
+            self.add(text)
+            self.added(pairs)
 
     def start(self):
         """Accumulators = bias + residual."""
@@ -174,7 +181,7 @@ class _Tile(Assembly):
                 self.add(f"ld1 {self.list_of(self.acc(row, 0), width)}, [[weights]]{last}")
             return
         self.add(f"ld1 {self.list_of(self.weight0, width)}, [[weights]], #{width * 16}")
-        self.each_row("residual", form.residual, lambda row: f"ld1 {self.list_of(self.acc(row, 0), width)}")
+        self.each_row("residual", form.residual, lambda row: (f"ld1 {self.list_of(self.acc(row, 0), width)}", ()))
         for row in range(form.rows):
             for column in range(width):
                 acc = self.vector(self.acc(row, column))
@@ -185,8 +192,11 @@ class _Tile(Assembly):
         self.add(f"ld1 {self.list_of(first, width)}, [[weights]], #{width * 16}")
         return first
 
-    def steps(self, inputs):
-        """Multiply-adds of several channels. inputs: per channel, a function row -> (register, lane)."""
+    def steps(self, inputs, fresh=False):
+        """Multiply-adds of several channels. inputs: per channel, a function row -> (register, lane).
+
+        fresh : the accumulators start from zero.
+        """
         form = self.form
         ready = self.load_weights(0) if self.sets == 2 else None
         for number, source in enumerate(inputs):
@@ -199,18 +209,19 @@ class _Tile(Assembly):
             for column in range(form.vectors):
                 for row in range(form.rows):
                     register, lane = source(row)
-                    self.add(f"fmla {self.vector(self.acc(row, column))}, {self.vector(first + column)}, "
+                    word = "fmul" if fresh and number == 0 else "fmla"
+                    self.add(f"{word} {self.vector(self.acc(row, column))}, {self.vector(first + column)}, "
                              f"v{register}.{form.element}[{lane}]")
 
     def span(self, number, channels, layout):
         """All products of one span."""
         pointer = f"x{number}"
         if layout.plane:
-            return self.turns(channels, lambda count: self.plane_of(pointer, layout, count), None)
+            return self.turns(channels, lambda count, fresh=False: self.plane_of(pointer, layout, count, fresh), None)
         rows = [pointer] + [f"row{i}" for i in range(1, self.form.rows)]
         for i in range(1, self.form.rows):
             self.move(rows[i], rows[i - 1], layout.steps[i] - layout.steps[i - 1])
-        self.turns(channels, lambda count: self.vectors_of(rows) if count == self.lanes else
+        self.turns(channels, lambda count, fresh=False: self.vectors_of(rows, fresh) if count == self.lanes else
                    self.rest(rows, count, channels), rows if self.pairs else None)
 
     def turns(self, channels, vectors, rows):
@@ -220,40 +231,80 @@ class _Tile(Assembly):
         """
         turns, left = divmod(channels, 2 * self.lanes)
 
-        def whole():
+        def whole(fresh=False):
             if rows:
                 for i, pointer in enumerate(rows):
                     self.add(f"ldp q{2 * i}, q{2 * i + 1}, [[{pointer}]], #32")
                 self.steps([lambda row, k=k: (2 * row + k // self.lanes, k % self.lanes)
-                            for k in range(2 * self.lanes)])
+                            for k in range(2 * self.lanes)], fresh)
             else:
-                vectors(self.lanes)
+                vectors(self.lanes, fresh)
                 vectors(self.lanes)
 
-        if turns >= _LOOP_FROM:
-            self.add(f"mov [count:w], #{turns}")
-            self.add("1:")
-            whole()
-            self.add("subs [count:w], [count:w], #1")
-            self.add("b.ne 1b")
-        else:
-            for _ in range(turns):
-                whole()
+        block = _BLOCK // (2 * self.lanes)
+        if self.element == "h" and turns >= 2 * block:
+            self.partial("store")
+            self.add(f"mov [blocks:w], #{turns // block}")
+            self.add("2:")
+            whole(fresh=True)
+            self.repeat(block - 1, whole)
+            self.partial("add")
+            self.partial("store")
+            self.add("subs [blocks:w], [blocks:w], #1")
+            self.add("b.ne 2b")
+            self.partial("load")
+            turns %= block
+        self.repeat(turns, whole)
         if left >= self.lanes:
             vectors(self.lanes)
             left -= self.lanes
         if left:
             vectors(left)
 
-    def plane_of(self, pointer, layout, count):
+    def repeat(self, count, body):
+        if count < _LOOP_FROM and (self.element == "s" or count < 2):
+            for _ in range(count):
+                body()
+            return
+        self.add(f"mov [count:w], #{count}")
+        self.add("1:")
+        body()
+        self.add("subs [count:w], [count:w], #1")
+        self.add("b.ne 1b")
+
+    def partial(self, what):
+        """Keep the accumulators where the result goes: "store" them there, "load" them, or "add" what is there."""
+        form = self.form
+        self.add("mov [kept], [out]")
+        word = "st1" if what == "store" else "ld1"
+        if form.out.plane:
+            def run(first, rows, plane):
+                register = 0 if what == "add" else self.acc(first, plane)
+                added = [(self.acc(first + i, plane), i) for i in range(rows)] if what == "add" else []
+                return f"{word} {self.list_of(register, rows)}", added
+
+            self.each_run("kept", form.out, form.vectors, run)
+        else:
+            def row_of(row):
+                register = 0 if what == "add" else self.acc(row, 0)
+                added = [(self.acc(row, i), i) for i in range(form.vectors)] if what == "add" else []
+                return f"{word} {self.list_of(register, form.vectors)}", added
+
+            self.each_row("kept", form.out.steps, row_of)
+
+    def added(self, pairs):
+        for acc, register in pairs:
+            self.add(f"fadd {self.vector(acc)}, {self.vector(acc)}, {self.vector(register)}")
+
+    def plane_of(self, pointer, layout, count, fresh):
         """One vector of each row from a plane, `count` channels of it used; the pointer moves on to the next plane."""
-        self.each_run(pointer, layout, 1, lambda first, rows, _: f"ld1 {self.list_of(first, rows)}")
-        self.steps([lambda row, k=k: (row, k) for k in range(count)])
+        self.each_run(pointer, layout, 1, lambda first, rows, _: (f"ld1 {self.list_of(first, rows)}", ()))
+        self.steps([lambda row, k=k: (row, k) for k in range(count)], fresh)
 
     def each_run(self, pointer, layout, planes, instruction):
         """One instruction for up to four rows that lie side by side, in each of `planes` planes.
 
-        instruction(first row, number of rows, plane) -> text before the address. The pointer ends at the next plane.
+        instruction(first row, number of rows, plane) -> as in each_row. The pointer ends at the next plane.
         """
         runs = []
         for row, step in enumerate(layout.steps):
@@ -266,13 +317,15 @@ class _Tile(Assembly):
             for number, (first, rows) in enumerate(runs):
                 move = (starts[number + 1] - starts[number]) * self.size
                 by = f"#{move}" if move == rows * 16 else f"[{self.constant(move)}]"
-                self.add(f"{instruction(first, rows, plane)}, [[{pointer}]], {by}")
+                text, pairs = instruction(first, rows, plane)
+                self.add(f"{text}, [[{pointer}]], {by}")
+                self.added(pairs)
 
-    def vectors_of(self, rows):
+    def vectors_of(self, rows, fresh=False):
         """One vector of inputs of each row."""
         for i, pointer in enumerate(rows):
             self.add(f"ldr q{i}, [[{pointer}]], #16")
-        self.steps([lambda row, k=k: (row, k) for k in range(self.lanes)])
+        self.steps([lambda row, k=k: (row, k) for k in range(self.lanes)], fresh)
 
     def rest(self, rows, left, channels):
         """The last channels, fewer than a vector: read from further back where the row has that much, else one by one."""
@@ -321,9 +374,10 @@ class _Tile(Assembly):
             self.clip()
         if form.out.plane:
             self.each_run("out", form.out, form.vectors,
-                          lambda first, rows, plane: f"st1 {self.list_of(self.acc(first, plane), rows)}")
+                          lambda first, rows, plane: (f"st1 {self.list_of(self.acc(first, plane), rows)}", ()))
         else:
-            self.each_row("out", form.out.steps, lambda row: f"st1 {self.list_of(self.acc(row, 0), form.vectors)}")
+            self.each_row("out", form.out.steps,
+                          lambda row: (f"st1 {self.list_of(self.acc(row, 0), form.vectors)}", ()))
         return self.as_function(f"tile_{form.element}{form.rows}x{form.vectors}")
 
 

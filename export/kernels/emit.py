@@ -14,10 +14,24 @@ is computed once.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 
 import tvm
 from tvm import tirx
 from tvm.tirx import op as tir_op
+
+_DTYPE = contextvars.ContextVar("dtype", default="float32")
+
+
+@contextlib.contextmanager
+def default_dtype(dtype):
+    """`with default_dtype("float16"):` what is made inside has this type wherever none is given."""
+    token = _DTYPE.set(dtype)
+    try:
+        yield
+    finally:
+        _DTYPE.reset(token)
+
 
 _KINDS = {"serial": tirx.ForKind.SERIAL, "parallel": tirx.ForKind.PARALLEL}
 
@@ -48,6 +62,7 @@ class Emitter:
     def __init__(self):
         self._params = []
         self._blocks = [[]]
+        self.dtype = _DTYPE.get()
         self._count = 0
         self._llvm = {}
 
@@ -58,15 +73,15 @@ class Emitter:
     def emit(self, statement):
         self._blocks[-1].append(statement)
 
-    def param(self, name, size, dtype="float32"):
+    def param(self, name, size, dtype=None):
         """The next parameter: a flat buffer of `size` elements. Parameters come in the order of a Kernel's args."""
-        buffer = tirx.decl_buffer((size,), dtype, name)
+        buffer = tirx.decl_buffer((size,), dtype or self.dtype, name)
         self._params.append(buffer)
         return buffer
 
-    def vector(self, lanes, dtype="float32"):
+    def vector(self, lanes, dtype=None):
         """A new register variable; read with .get(), written with .set(value)."""
-        return Register(self, lanes, dtype)
+        return Register(self, lanes, dtype or self.dtype)
 
     def bind(self, value, hint="v"):
         """Name a value: it is computed here, once. Constants come back as they are."""
@@ -160,9 +175,12 @@ def lanes_of(value):
     return int(dtype.rsplit("x", 1)[1]) if "x" in dtype else 1
 
 
-def splat(value, lanes, dtype="float32"):
+def splat(value, lanes, dtype=None):
     """A scalar (number or expression) in all lanes."""
     if isinstance(value, (int, float)):
+        dtype = dtype or _DTYPE.get()
+        if dtype == "float16":
+            value = max(-65504.0, min(65504.0, value))
         value = tirx.FloatImm(dtype, float(value))
     return value if lanes == 1 else tirx.Broadcast(value, _index(lanes))
 
@@ -182,7 +200,7 @@ def fma(a, b, c):
     return tir_op.fma(a, b, c)
 
 
-def clipped(value, clip, lanes, dtype="float32"):
+def clipped(value, clip, lanes, dtype=None):
     """min(max(value, low), high); `clip` is (low, high) or None, and infinite ends are left out."""
     if clip is None:
         return value

@@ -154,7 +154,8 @@ def written_out_band(e, target, source, window, weights, limits, down, width, ou
     if not most:
         return False
     for start, count, rows in tile.split_rows(down, most):
-        form = aarch64_window.Form(taps, stride, tuple(limits), rows, width, source.row, out.row)
+        form = aarch64_window.Form(taps, stride, tuple(limits), rows, width, source.row, out.row,
+                                   aarch64.ELEMENTS[e.dtype])
         for index in range(count):
             y = start + index * rows
             e.call_llvm(*aarch64_window.function(form), [(source.buffer, source.at(0, y * window.stride_y)), weights,

@@ -6,7 +6,7 @@ from tvm import tirx
 from tsm_edge.export import program
 from tsm_edge.export.kernels import tile
 from tsm_edge.export.kernels.base import Kernel, TensorArg
-from tsm_edge.export.kernels.emit import Emitter, splat
+from tsm_edge.export.kernels.emit import Emitter, fma, splat
 
 
 def build(op, shapes, target, precision="fp32"):
@@ -46,7 +46,7 @@ def _window(op, shapes, target):
         with e.loop(ow) as ox:
             kx0, kx1 = window(e, ox, stride_x, left, kw, width)
             scale = None if biggest else e.bind(
-                splat(1.0, 1) / tirx.Cast("float32", (ky1 - ky0) * (kx1 - kx0)))
+                splat(1.0, 1) / tirx.Cast(e.dtype, (ky1 - ky0) * (kx1 - kx0)))
             for channel, lanes in channel_vectors(e, channels, target.lanes):
                 acc = e.vector(lanes)
                 acc.set(splat(-3.402823466e38 if biggest else 0.0, lanes))
@@ -79,8 +79,9 @@ def _global(op, shapes, target):
                 acc.set(splat(0.0, size))
             with e.loop(height * width) as pixel:
                 for at, size, acc in parts:
-                    acc.set(acc.get() + e.load(x, pixel * channels + (first + at), size))
+                    value = e.load(x, pixel * channels + (first + at), size)
+                    acc.set(fma(value, splat(1.0 / (height * width), size), acc.get()))
             for at, size, acc in parts:
-                e.store(out, first + at, acc.get() * splat(1.0 / (height * width), size), size)
+                e.store(out, first + at, acc.get(), size)
     args = (TensorArg(op.x, (height * width * channels,)), TensorArg(op.out, (channels,)))
     return Kernel(symbol, "global_pool", e.function(symbol), args, 0)

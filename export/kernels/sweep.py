@@ -25,6 +25,8 @@ class Block:
 
     def place(self, index):
         """(y, x) of the first pixel of tile number `index`, an int or an expression."""
+        if self.count == 1:  # whatever the expression: it is zero, but products with it need not fit 32 bits
+            return self.y, self.x
         if self.across == 1:
             return self.y + index * self.height, self.x
         if self.down == 1:

@@ -59,7 +59,7 @@ def _instructions(target, shape, pixels, depth, channels, clip):
         vectors = len(group.chunks)
         far = depth * vectors * target.vector_bits // 8 > target.l1_bytes // 2
         for _, count, rows in split_rows(pixels, shape.rows):
-            each = aarch64.instructions(rows, vectors, depth, clip) + (depth * vectors / 2 if far else 0)
+            each = aarch64.instructions(rows, vectors, depth, target.lanes, clip) + (depth * vectors / 2 if far else 0)
             total += group.count * count * each
     return total
 
@@ -200,7 +200,7 @@ def written_out(e, target, group, sources, weights, offset, out, clip=None, resi
     if not layout.plane and group.valid != group.width:
         return False
     form = aarch64.Form(len(group.chunks), tuple((channels, at) for _, at, channels in sources), layout,
-                        clip and tuple(clip), residual and residual.steps)
+                        clip and tuple(clip), residual and residual.steps, aarch64.ELEMENTS[e.dtype])
     places = [(weights, offset), (place.buffer, place.base)]
     places += [(residual.buffer, residual.base)] if residual else []
     e.call_llvm(*aarch64.function(form), places + [(source.buffer, source.base) for source, _, _ in sources])
@@ -210,11 +210,11 @@ def written_out(e, target, group, sources, weights, offset, out, clip=None, resi
 class Tile:
     """rows x chunks accumulators, with the code that fills and stores them. See the module's text."""
 
-    def __init__(self, e, target, rows, chunks, dtype="float32"):
-        self.e, self.rows, self.chunks, self.dtype = e, rows, tuple(chunks), dtype
+    def __init__(self, e, target, rows, chunks):
+        self.e, self.rows, self.chunks, self.dtype = e, rows, tuple(chunks), e.dtype
         self.by_lane = target.lanes if target.fma_by_element else 0
         self.width = sum(chunks)
-        self._acc = [[e.vector(lanes, dtype) for lanes in self.chunks] for _ in range(rows)]
+        self._acc = [[e.vector(lanes) for lanes in self.chunks] for _ in range(rows)]
 
     def _weights(self, weights, offset):
         vectors, at = [], 0

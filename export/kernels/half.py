@@ -1,0 +1,87 @@
+"""Kernels in half precision: the same builders, with vectors of twice the lanes and float16 tensors.
+
+Everything between the frame and the logits is float16: activations, weights, caches (a cache holds activations, so it
+loses nothing). Long sums are taken in blocks (aarch64.py), the last layer's in float32. The logits are float32.
+"""
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from tvm import tirx
+
+from tsm_edge.errors import InputError
+from tsm_edge.export import program
+from tsm_edge.export.kernels import dense
+from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
+from tsm_edge.export.kernels.emit import Emitter, default_dtype
+
+RESULT = "logits"  # the step graph's name for its result (docs: step graph)
+
+
+def build(builder, op, shapes, target):
+    """The float16 kernel of `op`.
+
+    Parameters
+    ----------
+    builder : the module's build function for float32.
+
+    Returns
+    -------
+    Kernel, or None where `builder` has none or the target does not compute in float16.
+
+    Raises
+    ------
+    InputError
+        A weight is too large for float16.
+    """
+    if not target.fp16:
+        return None
+    if isinstance(op, program.Dense):
+        return _dense(op, target)
+    # sizes of float16 elements: what the builders take for four bytes is two
+    wide = replace(target, vector_bits=2 * target.vector_bits, l1_bytes=2 * target.l1_bytes,
+                   l2_bytes=2 * target.l2_bytes)
+    with default_dtype("float16"):
+        kernel = builder(op, shapes, wide)
+    if kernel is None:
+        return None
+    symbol = kernel.symbol + "_f16"
+    args = tuple(WeightArg(_half(arg.array, op.name)) if isinstance(arg, WeightArg) else replace(arg, dtype="float16")
+                 for arg in kernel.args)
+    return Kernel(symbol, kernel.kind, kernel.func.with_attr("global_symbol", symbol), args, kernel.macs)
+
+
+def _half(array, name):
+    largest = float(np.abs(array).max(initial=0))
+    if largest > 65504:
+        raise InputError(f"a weight of {name} does not fit float16", found=largest, expected="at most 65504",
+                         do="leave --precision out for fp32")
+    return array.astype("float16")
+
+
+def _dense(op, target):
+    """float16 input and float32 weights, sums and result (float16 where it is not the step's result)."""
+    oc, ic = op.weight.shape
+    dtype = "float32" if op.out == RESULT else "float16"
+    e = Emitter()
+    x, wide = e.param("x", ic, "float16"), e.param("wide", ic)
+    groups, packed = dense.pack(op, target)
+    weights = e.param("weights", packed.size)
+    result = e.param("out", oc, dtype)
+    out = result if dtype == "float32" else e.param("sums", oc)
+    _convert(e, x, wide, ic, target.lanes, "float32")
+    dense.emit(e, op, target, groups, wide, weights, out)
+    args = [TensorArg(op.x, (ic,), "float16"), ScratchArg((ic,)), WeightArg(packed), TensorArg(op.out, (oc,), dtype)]
+    if dtype == "float16":
+        _convert(e, out, result, oc, target.lanes, dtype)
+        args.append(ScratchArg((oc,)))
+    symbol = dense.symbol(op) + f"_f16_{dtype}"
+    return Kernel(symbol, "dense", e.function(symbol), tuple(args), ic * oc)
+
+
+def _convert(e, source, out, count, lanes, dtype):
+    for first, turns, size in ((0, count // lanes, lanes), (count // lanes * lanes, count % lanes, 1)):
+        with e.loop(turns) as i:
+            at = first + i * size
+            e.store(out, at, tirx.Cast(f"{dtype}x{size}" if size > 1 else dtype, e.load(source, at, size)), size)
