@@ -80,7 +80,8 @@ def make_sensitive(net, seed, frames):
         `net` itself.
     """
     generator = torch.Generator().manual_seed(int(seed))
-    frames = torch.as_tensor(frames, dtype=torch.float32)
+    device = next((p.device for p in net.parameters()), None)
+    frames = torch.as_tensor(frames, dtype=torch.float32, device=device)
 
     def normal(tensor, scale, mean=0.0):
         tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + mean)
