@@ -158,6 +158,7 @@ class StepNetwork(nn.Module):
             module.__class__ = _StepShift  # every place that holds this module, by whatever name, steps from now on
         self._calls, self.num_classes = self._trace({module: layer for layer, module in shifts})
         self.cache_specs = [spec for _, spec in self._calls if spec is not None]
+        self.eval()
 
     def _trace(self, layers):
         recorder = _Recorder(layers)

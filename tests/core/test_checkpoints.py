@@ -251,6 +251,7 @@ class Evil:
         return os.system, (f"touch {self.path}",)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_in_a_checkpoint_is_never_run(legacy, tmp_path):
     target = tmp_path / "ran"

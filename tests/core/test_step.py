@@ -232,8 +232,8 @@ def test_the_original_network_is_untouched():
     net = create_model("resnet18", 5, input_size=64).train()
     before = copy.deepcopy(net.state_dict())
     step = StepNetwork(net)
-    step.train()
     assert net.training and not any(m.training for m in step.modules())
+    assert not any(m.training for m in step.train().modules())
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in before.items())
     with torch.no_grad():
         step.net.fc.weight.zero_()
@@ -311,6 +311,18 @@ def test_a_path_that_depends_on_the_data_is_refused_when_it_is_taken():
     step = StepNetwork(net, 32)
     with pytest.raises(InputError, match="another path"):
         step(torch.full((1, 3, 32, 32), -9.0), *step.zero_caches())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_network_can_be_traced_and_exported():
+    step = StepNetwork(create_model("mobilenet_v2", 5, width=0.5, input_size=64))
+    inputs = (torch.randn(1, 3, 64, 64), *(torch.randn_like(c) for c in step.zero_caches()))
+    others = (torch.randn(1, 3, 64, 64), *(torch.randn_like(c) for c in step.zero_caches()))
+    with torch.no_grad():
+        traced = torch.jit.freeze(torch.jit.trace(step, inputs))
+        exported = torch.export.export(step, inputs).module()
+        for got in (traced(*others), exported(*others)):
+            torch.testing.assert_close(tuple(got), step(*others), rtol=1e-4, atol=1e-4)
 
 
 def test_wrong_frames_and_caches_are_refused():
