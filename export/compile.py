@@ -5,19 +5,22 @@ import contextlib
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-from tsm_edge.errors import InputError
+import numpy as np
+
+from tsm_edge.errors import InputError, MissingComponentError
 
 from . import elf, fallback, kernels, toolchain
 from .audit import Audit, audit
 from .codegen import WEIGHTS_FILE, write_plan
 from .plan import make_plan
-from .program import Fallback, Layout
+from .program import Conv, Fallback, Layout
 
 RUNTIME_SOURCES = ("tsm_edge.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
+MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"
 
 
@@ -80,7 +83,7 @@ def build_kernels(program, target, precision="fp32"):
     program = kernels.fuse(program, target)
     calls, fell_back = [], Counter()
     for op in program.ops:
-        kernel = None if isinstance(op, Fallback) else kernels.build(op, program.shapes, target, precision)
+        kernel = _kernel(op, program.shapes, target, precision)
         if kernel is not None:
             calls.append((op, kernel))
             continue
@@ -93,14 +96,43 @@ def build_kernels(program, target, precision="fp32"):
     return program, calls, fell_back
 
 
+def _kernel(op, shapes, target, precision):
+    """The kernel of ours for an operation, or None."""
+    if isinstance(op, Fallback):
+        return None
+    kernel = kernels.build(op, shapes, target, precision)
+    if kernel is None and isinstance(op, Conv) and 1 < op.groups <= MOST_GROUPS:
+        kernel = kernels.build(_ungrouped(op), shapes, target, precision)
+        kernel = kernel and replace(kernel, macs=kernel.macs // op.groups)
+    return kernel
+
+
+def _ungrouped(op):
+    """The same convolution with one group: zeros where groups do not meet. Dearer, yet far below a loop nest as it is."""
+    oc, per_group, kh, kw = op.weight.shape
+    weight = np.zeros((oc, per_group * op.groups, kh, kw), op.weight.dtype)
+    for group in range(op.groups):
+        rows = slice(group * oc // op.groups, (group + 1) * oc // op.groups)
+        weight[rows, group * per_group:(group + 1) * per_group] = op.weight[rows]
+    return replace(op, weight=weight, groups=1)
+
+
 def _op_names(op):
     return ", ".join(op.ops) if isinstance(op, Fallback) else type(op).__name__
 
 
+def _tvm():
+    try:
+        import tvm
+    except ImportError as error:
+        raise MissingComponentError("compiling needs the package apache-tvm", found=str(error),
+                                    expected="apache-tvm>=0.27,<0.28", do="pip install 'tsm-edge[export]'") from error
+    return tvm
+
+
 def compile_kernels(calls, target, output):
     """Compile the TensorIR functions of `calls` into one object file for the target; returns how many there are."""
-    import tvm
-
+    tvm = _tvm()
     functions = {}
     for _, kernel in calls:
         functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
@@ -111,7 +143,7 @@ def compile_kernels(calls, target, output):
         compiled = tvm.compile(module, target=target.tvm_target())
     compiled.mod.write_to_file(str(output), "o")
     data = Path(output).read_bytes()
-    Path(output).write_bytes(elf.hide_symbols(data) if target.link == "shared" else data)
+    Path(output).write_bytes(elf.hide_symbols(data))  # they are called from within the same library only
     return len(functions)
 
 
@@ -148,6 +180,7 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None):
     workdir.mkdir(parents=True, exist_ok=True)
     timer = _Timer(progress)
     compiler = toolchain.find_compiler(target, cc)
+    _tvm()
     with timer.stage("schedules"):
         program, calls, fell_back = build_kernels(program, target, manifest.get("precision", "fp32"))
     with timer.stage("memory plan"):

@@ -17,6 +17,7 @@ from .program import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Pro
 from .program_ends import inputs_of, outputs_of
 
 INF = float("inf")
+MOST_DILATED = 6  # dilated kernels are filled with zeros up to this many times their taps: still faster than no kernel
 
 
 def import_onnx(model, frame="frame", logits="logits"):
@@ -148,7 +149,8 @@ class _Importer:
         x, weight, bias = node.input(0), self.constant(node.input(1)), self.constant(node.input(2))
         if weight is None or weight.ndim != 4 or (node.input(2) and bias is None) or not self.is_map(x):
             return False
-        if any(d != 1 for d in node.attrs.get("dilations", [1, 1])):
+        weight = _dilated(weight, node.attrs.get("dilations", [1, 1]))
+        if weight is None:
             return False
         stride = tuple(node.attrs.get("strides", (1, 1)))
         padding = _padding(node, self.shape(x)[2:], weight.shape[2:], stride)
@@ -384,6 +386,16 @@ class _Importer:
             return False
         self.put(Dense(_name(node, 1), node.input(0), node.out, _f32(weight.T), np.zeros(weight.shape[1], np.float32)))
         return True
+
+
+def _dilated(weight, dilations):
+    """The kernel with zeros between its taps, so that it needs no dilation; None where that would be mostly zeros."""
+    kh, kw = ((k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilations))
+    if kh * kw > MOST_DILATED * weight.shape[2] * weight.shape[3]:
+        return None
+    full = np.zeros((*weight.shape[:2], kh, kw), weight.dtype)
+    full[:, :, ::dilations[0], ::dilations[1]] = weight
+    return full
 
 
 def _padding(node, size, kernel, stride):

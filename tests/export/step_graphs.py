@@ -233,9 +233,10 @@ def grouped_and_dilated():
     g = Graph()
     x = g.op("Relu", g.conv("frame", 3, 12, 3))
     x = g.op("Relu", g.conv(x, 12, 18, 3, groups=3))
-    x = g.conv(x, 18, 8, 3, dilations=[2, 2], pads=[2, 2, 2, 2])
-    x = g.conv(g.conv(x, 8, 16, 3, groups=8), 16, 8, (1, 5))
-    g.head(x, 8)
+    x = g.conv(x, 18, 8, 3, dilations=[2, 1], pads=[2, 1, 2, 1])
+    x = g.conv(x, 8, 8, 2, dilations=[6, 6], pads=[3, 3, 3, 3])
+    x = g.conv(g.conv(x, 8, 16, 3, groups=8), 16, 40, (1, 5))
+    g.head(g.conv(x, 40, 20, 3, groups=10), 20)
     return g.model(), ("Conv",)
 
 
