@@ -281,7 +281,7 @@ tsm_status tsm_stream_create(const tsm_model *model, const tsm_stream_options *o
   tsm_status status = read_struct(&given, sizeof given, options, sizeof given);
   if (status != TSM_OK) return status;
   const tsm_plan *plan = model->plan;
-  if (given.threads < 0 || given.threads > TSM_MAX_THREADS || given.affinity < 0 || given.affinity > TSM_AFFINITY_BIG ||
+  if (given.threads < 0 || given.threads > TSM_MAX_THREADS || given.affinity < 0 || given.affinity > TSM_AFFINITY_NONE ||
       given.max_gap_seconds != given.max_gap_seconds || given.fps != given.fps)
     return TSM_ERROR_ARGUMENT;
   tsm_stream *stream = calloc(1, sizeof *stream);
@@ -289,7 +289,7 @@ tsm_status tsm_stream_create(const tsm_model *model, const tsm_stream_options *o
   stream->model = model;
   int threads = given.threads;
   if (!threads) {
-    int cpus = tsm_cpu_count(given.affinity == TSM_AFFINITY_BIG);
+    int cpus = tsm_cpu_count(given.affinity != TSM_AFFINITY_NONE);
     threads = plan->default_threads > 0 ? plan->default_threads : 1;
     if (threads > cpus) threads = cpus;
     if (threads > TSM_MAX_THREADS) threads = TSM_MAX_THREADS;
@@ -327,7 +327,7 @@ tsm_status tsm_stream_create(const tsm_model *model, const tsm_stream_options *o
   forget(stream);
   stream->threads = 1;
   if (threads > 1) {
-    stream->pool = tsm_pool_create(threads, given.affinity == TSM_AFFINITY_BIG, model->scratch_bytes);
+    stream->pool = tsm_pool_create(threads, given.affinity != TSM_AFFINITY_NONE, model->scratch_bytes);
     if (!stream->pool) {
       tsm_stream_destroy(stream);
       return TSM_ERROR_THREADS;

@@ -127,12 +127,16 @@ TSM_API tsm_status tsm_model_get_cache_info(const tsm_model *model, int32_t inde
 
 /* --- a stream --------------------------------------------------------------------------------------------------------- */
 
-enum { TSM_AFFINITY_NONE = 0, TSM_AFFINITY_BIG = 1 };
+enum {
+  TSM_AFFINITY_DEFAULT = 0, /* as BIG */
+  TSM_AFFINITY_BIG = 1,     /* where cores differ in speed, worker threads keep to the fast ones, if the system lets them */
+  TSM_AFFINITY_NONE = 2     /* anywhere */
+};
 
 typedef struct tsm_stream_options {
   size_t size;
-  int32_t threads;          /* 0: the model's default, at most the CPUs there are; 1: no worker threads; at most 64 */
-  int32_t affinity;         /* TSM_AFFINITY_BIG: keep the workers (not your thread) on the fastest cores, where allowed */
+  int32_t threads;          /* 0: the model's default, at most the CPUs of `affinity`; 1: no worker threads; at most 64 */
+  int32_t affinity;         /* TSM_AFFINITY_*; your own thread stays yours to place */
   double max_gap_seconds;   /* 0: the model's; negative: never reset by itself */
   double fps;               /* 0: the model's; negative: never skip a frame */
   int32_t timings;          /* 1: fill the result's *_ns (reads the clock three times a step) */

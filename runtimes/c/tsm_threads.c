@@ -104,8 +104,9 @@ static int usable_cpus(int big_only, cpu_set_t *set) {
 
 /* Any of them: which one is the scheduler's business. Not allowed: no harm. */
 static void stay_on_big_cores(void) {
-  cpu_set_t set;
-  if (usable_cpus(1, &set) > 0) sched_setaffinity(0, sizeof set, &set);
+  cpu_set_t set, all;
+  int count = usable_cpus(1, &set);
+  if (count > 0 && count < usable_cpus(0, &all)) sched_setaffinity(0, sizeof set, &set);
 }
 
 int tsm_cpu_count(int big_only) {

@@ -178,7 +178,7 @@ def test_bad_arguments_give_statuses(toy, kit):
     assert lib.tsm_stream_create(None, None, ct.byref(out)) == ARGUMENT
     assert lib.tsm_stream_create(toy.model, None, None) == ARGUMENT
     assert lib.tsm_stream_create(toy.model, ct.byref(kit.StreamOptions.type()), ct.byref(out)) == SIZE
-    for options in ({"threads": -1}, {"threads": 65}, {"affinity": 2}, {"fps": float("nan")}):
+    for options in ({"threads": -1}, {"threads": 65}, {"affinity": 3}, {"fps": float("nan")}):
         assert toy.stream(**options).status == ARGUMENT
     assert lib.tsm_stream_step_tensor(None, data, None) == ARGUMENT
     assert lib.tsm_stream_step_tensor(stream.handle, None, None) == ARGUMENT

@@ -41,8 +41,57 @@ def kernels(tmp_path_factory):
     return path
 
 
-def link(kit, kernels, folder, compiler, shape="3"):
-    (folder / "plan.c").write_text(PLAN.replace("SHAPE", shape))
+STATE_PLAN = """
+#include "tsm_plan.h"
+int __tvm_ffi_state(void *, const tsm_ffi_any *, int32_t, tsm_ffi_any *);
+static const tsm_plan_operand operands[] = {{TSM_IN_LOGITS, 2, 32, 1, 0, {600}}};
+static const tsm_plan_call calls[] = {{"state", "k", __tvm_ffi_state, 0, 1, 0, 0}};
+static const char *const classes[600];
+const tsm_plan tsm_model_plan = {.version = 1, .num_classes = 600, .classes = classes, .height = 20, .width = 28, .resize = 1,
+    .std = {1, 1, 1}, .num_calls = 1, .num_operands = 1, .calls = calls, .operands = operands};
+"""
+
+
+def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
+    pytest.importorskip("tvm")
+    from tvm import tirx
+
+    from tsm_edge.export.compile import compile_kernels
+    from tsm_edge.export.kernels.base import Kernel
+    from tsm_edge.export.kernels.emit import Emitter
+    from tsm_edge.export.targets import get_target
+
+    # Anything may have changed for all the compiler knows, as after a tile of assembly: `seen` is read again from memory.
+    clobber = ("define void @clobber(ptr %x) {\n"
+               'call void asm sideeffect "", "~{memory}"()\nret void\n}\n')
+    e = Emitter()
+    out = e.param("out", 600)
+    with e.each_thread():  # out[i] = how many came before in the same thread; counted slowly, so that threads meet
+        seen = e.vector(1, "float32")
+        seen.set(tirx.const(0.0, "float32"))
+        with e.loop(600, "parallel") as i:
+            e.store(out, i, seen.get())
+            with e.loop(2000):
+                seen.set(seen.get() + tirx.const(1 / 2048, "float32"))
+                e.call_llvm("clobber", clobber, [(out, 0)])
+            seen.set(seen.get() + tirx.const(48 / 2048, "float32"))
+    kernel = Kernel("state", "state", e.function("state"), (), 0)
+    compile_kernels([(None, kernel)], get_target("host"), tmp_path / "kernels.o")
+    toy = link(kit, tmp_path / "kernels.o", tmp_path, ("gcc",), plan=STATE_PLAN)
+    assert toy.create() == (0, "")
+    for threads in (1, 2, 4):
+        stream = toy.stream(threads=threads)
+        share = -(-600 // threads)
+        for _ in range(10):
+            status, result = stream.step_tensor(kit.toy_frames(1)[0])
+            assert status == 0
+            got = np.ctypeslib.as_array(result.logits, (600,))
+            assert np.array_equal(got, np.arange(600) % share)
+        stream.close()
+
+
+def link(kit, kernels, folder, compiler, shape="3", plan=PLAN):
+    (folder / "plan.c").write_text(plan.replace("SHAPE", shape))
     library = folder / "libtvm.so"
     kit.run([*compiler, "-std=gnu99", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-I", kit.RUNTIME, kernels,
              folder / "plan.c", *kit.SOURCES, f"-Wl,--version-script={kit.RUNTIME / 'tsm_edge.map'}", "-Wl,-z,defs", "-o",

@@ -100,11 +100,11 @@ typedef struct { const real *a, *b; real *next_a, *next_b; const float *act, *w;
 static int splice_rows(int task, group_env *env, void *data) {
   splice_data *d = data;
   int share = (H + env->num_task - 1) / env->num_task, begin = task * share, end = begin + share < H ? begin + share : H;
-  float *first = __TVMBackendAllocWorkspace(1, 0, 100, 2, 32);
-  float *row = __TVMBackendAllocWorkspace(1, 0, W * 8 * sizeof(float), 2, 32);
-  if (!first || !row || (uintptr_t)row % 64) return -1;
-  memset(first, 0x7f, 100);
   for (int y = begin; y < end; y++) {
+    float *first = __TVMBackendAllocWorkspace(1, 0, 100, 2, 32);
+    float *row = __TVMBackendAllocWorkspace(1, 0, W * 8 * sizeof(float), 2, 32);
+    if (!first || !row || (uintptr_t)row % 64) return -1;
+    memset(first, 0x7f, 100);
     memcpy(row, d->act + (size_t)y * W * 8, W * 8 * sizeof(float));
     for (int x = 0; x < W; x++) {
       int p = y * W + x;
@@ -116,9 +116,9 @@ static int splice_rows(int task, group_env *env, void *data) {
         d->out[p * 8 + c] = sum;
       }
     }
+    __TVMBackendFreeWorkspace(1, 0, first); /* out of order on purpose */
+    __TVMBackendFreeWorkspace(1, 0, row);
   }
-  __TVMBackendFreeWorkspace(1, 0, first); /* out of order on purpose */
-  __TVMBackendFreeWorkspace(1, 0, row);
   return 0;
 }
 
