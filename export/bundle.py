@@ -112,7 +112,7 @@ def verify_torch(net, step, inputs, progress):
     ------
     CheckFailedError
     """
-    with progress.stage(f"step network vs clip network ({len(inputs)} frames)"):
+    with progress.stage(f"step network vs clip network ({len(inputs)} frames)"), verify.one_thread():
         reference = verify.step_trace(step, inputs)
         clip = verify.clip_trace(net, inputs, step.cache_specs)
         checks = [verify.compare("step network vs clip network", clip, reference)]
@@ -187,7 +187,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
 
     with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
         work = Path(work)
-        with progress.stage("step network"):
+        with progress.stage("step network"), verify.one_thread():
             _, size = network_info(net, input_size)
             step = StepNetwork(net.eval(), input_size=size).eval()
             outputs = count_outputs(step, size)

@@ -7,6 +7,7 @@ logits must move over the frames (a network whose logits stand still agrees with
 """
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -102,6 +103,19 @@ def compare(name, expected, got, precision="fp32", detail=""):
         notes = ["; ".join(shown)] + notes
     return Check(name, FAILED if misses else PASSED, difference, tolerance,
                  float(np.max(np.abs(expected.logits), initial=0.0)), flips, len(expected.logits), "; ".join(notes))
+
+
+@contextlib.contextmanager
+def one_thread():
+    """Torch on one thread: single frames are small work, and its threads spin where other programs want the cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 # --- the references --------------------------------------------------------------------------------------------------
