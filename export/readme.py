@@ -33,6 +33,17 @@ def _verification(manifest):
     return "\n".join(lines)
 
 
+def _classes(manifest):
+    names, events = manifest["classes"], manifest.get("events", {})
+    lines = [", ".join(names) + "."]
+    ignored = [names[i] for i in events.get("ignore", [])]
+    merged = [f"{names[int(a)]} counts as {names[b]}" for a, b in events.get("merge", {}).items()]
+    if ignored or merged:
+        lines += ["", "As events (`\"events\"` in manifest.json): " + "; ".join(
+            merged + (["never reported: " + ", ".join(ignored)] if ignored else [])) + "."]
+    return lines
+
+
 def _python(target, folder):
     """Lines: with the package, and with the file in device/ alone."""
     loop = ["    for frame in camera:               # uint8, height x width x 3, RGB",
@@ -75,6 +86,7 @@ def bundle_readme(manifest, target, folder, files):
         "## On the device", "", target.deploy.replace("{folder}", folder).strip(), "",
         "## Verification", "", _verification(manifest), "",
         "## From Python", "", *_python(target, folder), "",
+        "## Classes", "", *_classes(manifest), "",
         "## Files", "",
     ]
     shown = {name for name in files if "/" not in name} | {name.split("/")[0] + "/" for name in files if "/" in name}

@@ -28,6 +28,13 @@ def test_an_untrained_bundle_says_so_at_the_top():
     assert "UNTRAINED" in "".join(text.splitlines(True)[:4])
 
 
+def test_merged_and_masked_classes_are_named():
+    masked = dict(manifest(), classes=["a", "b", "c"], events={"merge": {"0": 1}, "ignore": [2]})
+    text = bundle_readme(masked, TARGETS["host"], "b", [])
+    assert "a, b, c." in text and "a counts as b; never reported: c." in text
+    assert "never reported" not in bundle_readme(manifest(), TARGETS["host"], "b", [])
+
+
 def test_what_was_not_executed_is_said_in_the_readme_and_the_verdict():
     checks = [Check("ONNX vs torch", PASSED, 0.0, 1e-3, 1.0, 0, 16), Check("library vs torch", NOT_EXECUTED)]
     text = bundle_readme(manifest(checks=checks), TARGETS["jetson-nano"], "nano", [])
