@@ -75,6 +75,9 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
                 if source.live and time.monotonic() - last_frame > silence:
                     reason = "source lost"
                     break
+                if window and not window.poll():  # keys work while a camera keeps us waiting, too
+                    reason = "key"
+                    break
                 continue
             last_frame = time.monotonic()
             stages.add("capture", frame.capture_s * 1e3)

@@ -42,9 +42,16 @@ class Window:
             cv2.namedWindow(TITLE, cv2.WINDOW_NORMAL)
             cv2.resizeWindow(TITLE, image.shape[1], image.shape[0])
         cv2.imshow(TITLE, image)
-        key = cv2.waitKey(1) & 0xFF
-        closed = self._shown and cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
         self._shown = True
+        return self.poll()
+
+    def poll(self):
+        """Look at the keys; returns False when the user wants to end."""
+        cv2 = self._cv2
+        if not self._shown:
+            return True
+        key = cv2.waitKey(1) & 0xFF
+        closed = cv2.getWindowProperty(TITLE, cv2.WND_PROP_VISIBLE) < 1
         if key in (ord("f"), ord("F")):
             self._full = not self._full
             cv2.setWindowProperty(TITLE, cv2.WND_PROP_FULLSCREEN, cv2.WINDOW_FULLSCREEN if self._full else cv2.WINDOW_NORMAL)

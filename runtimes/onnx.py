@@ -36,7 +36,7 @@ class OnnxModel(Model):
     ----------
     source : Bundle or path
     threads : int or None
-        Threads of one step; None: as the manifest says, else onnxruntime decides.
+        Threads of one step; None: onnxruntime decides.
 
     Raises
     ------

@@ -153,6 +153,9 @@ class Preprocessor:
         self._left, self._right = int(used[0]), int(used[-1]) + 1
         # The second pass is a matrix product: numpy's own is faster than gathering pixels three bytes apart.
         self._columns = np.ascontiguousarray(columns[:, self._left:self._right].T.astype(np.float32))
+        shape = (len(rows), self._right - self._left, 3)
+        self._part, self._total = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self._planes = np.empty((3, *shape[:2]), np.float32)
         self._size = (height, width)
 
     def __call__(self, frame, out=None):
@@ -162,12 +165,13 @@ class Preprocessor:
             self._prepare(*frame.shape[:2])
         rows = self._rows
         source = frame[rows.first:rows.last, self._left:self._right]
-        total = None
-        for index, weights in zip(rows.index, rows.weights):
-            part = source[index] * weights[:, None, None]  # [H, w, 3]
-            total = part if total is None else np.add(total, part, out=total)
-        planes = np.ascontiguousarray(total.transpose(2, 0, 1)[self._order])  # [3, H, w]
-        out = np.matmul(planes, self._columns, out=out)
+        total, part = self._total, self._part
+        for tap, (index, weights) in enumerate(zip(rows.index, rows.weights)):
+            np.multiply(source[index], weights[:, None, None], out=part if tap else total)  # [H, w, 3]
+            if tap:
+                total += part
+        np.copyto(self._planes, total.transpose(2, 0, 1)[self._order])  # [3, H, w]
+        out = np.matmul(self._planes, self._columns, out=out)
         out *= self._scale
         out += self._bias
         return out

@@ -51,7 +51,10 @@ def open_capture(cv2, options):
                               "the board's own OpenCV", "remove pip's OpenCV, so that JetPack's is found")
         # the pipeline turns the picture: nvvidconv's methods in its own order
         methods = {"none": 0, "counterclockwise": 1, "rotate-180": 2, "clockwise": 3, "horizontal": 4, "vertical": 5}
-        pipeline = CSI.format(index=int(source[6:].strip("/") or 0), width=options.input_width or 1280,
+        index = source[6:].strip("/") or "0"
+        if not index.isdigit():
+            raise DeviceError("this is no CSI camera", source, "csi://0, csi://1, ...", "give its number")
+        pipeline = CSI.format(index=index, width=options.input_width or 1280,
                               height=options.input_height or 720, fps=int(options.input_rate or 30),
                               flip=methods[options.input_flip])
         options.input_flip = "none"
@@ -195,7 +198,11 @@ def _main(argv=None):
     cv2.setNumThreads(1)  # OpenCV's own threads only get in the way of the network's
     log = None
     if options.events:
-        log = sys.stdout if options.events == "-" else open(options.events, "w")
+        try:
+            log = sys.stdout if options.events == "-" else open(options.events, "w")
+        except OSError as error:
+            raise DeviceError("the events cannot be written", error, "a file in an existing folder, or -",
+                              "write elsewhere") from error
     capture, live = open_capture(cv2, options)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     reader = Reader(cv2, capture, live, options.input_flip)

@@ -45,6 +45,10 @@ class Screen:
         self.left -= 1
         return self.left > 0
 
+    def poll(self):
+        self.left -= 1
+        return self.left > 0
+
     def close(self):
         self.closed = True
 
@@ -91,6 +95,13 @@ def test_a_camera_that_falls_silent_is_lost(model, make_source, toys):
     outcome = run(model, make_source([*toys.smooth_frames(3), hold], live=True), log=Lines(), silence=0.3)
     hold.set()
     assert outcome.reason == "source lost"
+
+
+def test_keys_work_while_a_camera_keeps_us_waiting(model, make_source, toys):
+    hold = threading.Event()
+    outcome = run(model, make_source([*toys.smooth_frames(2), hold], live=True), log=Lines(), window=Screen(4))
+    hold.set()
+    assert outcome.reason == "key"
 
 
 def test_ctrl_c_ends_it_cleanly(model, make_source, toys):

@@ -96,6 +96,7 @@ def test_verify_fails_with_exit_code_1_when_the_library_computes_something_else(
     (lambda f: (f / "manifest.json").unlink(), "no bundle"),
     (lambda f: (f / "golden.npz").write_bytes(b"12345678"), "damaged"),
     (lambda f: (f / "libtsm_model.so").unlink(), "missing"),
+    (lambda f: (f / "device" / "demo.py").write_bytes(bytes((f / "device" / "demo.py").stat().st_size)), "sha256"),
 ])
 def test_damaged_bundles_are_refused_with_exit_code_2(board, spoil, words):
     spoil(board)

@@ -56,7 +56,7 @@ def test_not_a_number_never_passes(native_bundle, toys, tmp_path):
     class Broken:
         def __init__(self, model):
             self.__dict__.update(vars(model))
-            self._model = model
+            self._model, self.backend = model, model.backend
 
         def stream(self):
             stream = self._model.stream()
