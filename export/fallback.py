@@ -13,6 +13,7 @@ import numpy as np
 from tsm_edge.errors import InputError
 
 from .fallback_models import as_fallback
+from .fallback_schedule import schedule
 from .kernels.base import Kernel, TensorArg, WeightArg
 from .program import Fallback
 
@@ -146,7 +147,7 @@ class _Calls:
         return TensorArg(f"{self.op.name}:{self.count}", tuple(int(d) for d in info.shape.values), str(info.dtype))
 
     def call(self, func, title, arguments, outputs):
-        func = func.without_attr("op_pattern") if "op_pattern" in (func.attrs or {}) else func
+        func = schedule(func.without_attr("op_pattern") if "op_pattern" in (func.attrs or {}) else func)
         symbol = f"tvm_{re.sub('[^a-z0-9_]', '', title.lower())[:40]}_{_digest(func)}"
         self.out.append(Kernel(symbol, "fallback", func.with_attr("global_symbol", symbol),
                                tuple(arguments) + tuple(outputs), 0))
