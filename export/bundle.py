@@ -228,7 +228,7 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
     from .readme import bundle_readme
 
     cache_bytes = sum(4 * int(np.prod(cache["shape"])) for cache in manifest["caches"])
-    count = golden_count(cache_bytes)
+    count, half = golden_count(cache_bytes), manifest["precision"] == "fp16"  # caches are as wide as the activations
     with new_folder(shown) as folder:
         shutil.copyfile(work / "model.onnx", folder / "model.onnx")
         if target.link == "static":
@@ -252,6 +252,6 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
         name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],
         checks=checks, files=manifest["files"], library=library.path.name, library_bytes=library.path.stat().st_size,
-        macs=library.macs, cache_bytes=cache_bytes, workspace_bytes=library.workspace_bytes,
+        macs=library.macs, cache_bytes=cache_bytes // (2 if half else 1), workspace_bytes=library.workspace_bytes,
         weight_bytes=library.weight_bytes, needs=library.audit.summary(), kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
         notes=[*notes, *library.notes])
