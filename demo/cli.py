@@ -36,7 +36,7 @@ def _parser():
     parser.add_argument("--output", metavar="FILE", help="record the picture with its overlay (.mp4, .avi, .mkv)")
     parser.add_argument("--events", metavar="FILE", help="events as JSON lines into FILE; - for stdout")
     parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames of the source")
-    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS)} (default: native where it fits)")
+    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
     parser.add_argument("--input-width", type=int, metavar="W", help="width to ask the camera for, or to scale a file to")

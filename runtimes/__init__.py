@@ -13,7 +13,7 @@ from tsm_edge.errors import BundleError, InputError, MissingComponentError
 
 from .bundle import Bundle, open_bundle
 
-BACKENDS = ("native", "onnxruntime", "torch")
+BACKENDS = ("native", "onnxruntime", "tvm", "torch")
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 
 __all__ = ["BACKENDS", "load"]
@@ -26,7 +26,7 @@ def load(path, backend=None, threads=None):
     ----------
     path : str, path or Bundle
         A bundle (folder, .zip or an opened Bundle), an .onnx file that tsm-export wrote, or a checkpoint (.pth, .pth.tar, .pt).
-    backend : "native", "onnxruntime", "torch" or None
+    backend : "native", "onnxruntime", "tvm", "torch" or None
         None: for a bundle native where its library is for this machine, else onnxruntime; onnxruntime for an .onnx
         file; torch for a checkpoint. `Model.note` says why native was not taken.
     threads : int or None
@@ -96,6 +96,10 @@ def _load_bundle(bundle, backend, threads):
                                         expected="a library for this machine, or onnxruntime",
                                         do="pip install 'tsm-edge[onnxruntime]', or export for this machine: "
                                            "tsm-export --target host")
+    if backend == "tvm":
+        from .tvm_backend import TvmModel
+
+        return TvmModel(bundle, threads)
     from .onnx import OnnxModel
 
     model = OnnxModel(bundle, threads)

@@ -151,7 +151,7 @@ def _main(argv):
         prog="tsm-verify", description="Replay what an export recorded, on this machine: logits and caches, frame by frame.",
         epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip that tsm-export wrote")
-    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:2])} (default: native where it fits)")
+    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON on stdout")
     options = parser.parse_args(argv)

@@ -343,9 +343,9 @@ static void interleave(const float *restrict planes, float *restrict pixels, int
 }
 
 /* One finished line of the source's orientation. */
-static inline void filter_line(const tsm_resizer *r, float *out, int channels) {
+static inline __attribute__((always_inline)) void filter_pixels(const tsm_resizer *r, float *out, int channels, int32_t taps) {
   const float *sum = r->sum, *w = r->x.weights;
-  int32_t taps = r->x.taps, first = r->swap ? 2 : 0, third = 2 - first;
+  int32_t first = r->swap ? 2 : 0, third = 2 - first;
   float s0 = r->scale[0], s1 = r->scale[1], s2 = r->scale[2], b0 = r->bias[0], b1 = r->bias[1], b2 = r->bias[2];
   for (int32_t i = 0; i < r->x.outputs; i++, w += taps, out += r->step_x) {
     const float *p = sum + (int64_t)r->x.start[i] * channels;
@@ -360,6 +360,18 @@ static inline void filter_line(const tsm_resizer *r, float *out, int channels) {
     out[0] = pixel[first] * s0 + b0;
     out[1] = pixel[1] * s1 + b1;
     out[2] = pixel[third] * s2 + b2;
+  }
+}
+
+/* The usual numbers of taps as constants, so that their loop is unrolled. */
+static inline __attribute__((always_inline)) void filter_line(const tsm_resizer *r, float *out, int channels) {
+  switch (r->x.taps) {
+    case 2: filter_pixels(r, out, channels, 2); break;
+    case 3: filter_pixels(r, out, channels, 3); break;
+    case 4: filter_pixels(r, out, channels, 4); break;
+    case 5: filter_pixels(r, out, channels, 5); break;
+    case 6: filter_pixels(r, out, channels, 6); break;
+    default: filter_pixels(r, out, channels, r->x.taps);
   }
 }
 

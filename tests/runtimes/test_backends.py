@@ -38,10 +38,16 @@ def torch_model(toys):
     return TorchModel(Toy(), manifest=manifest)
 
 
+@pytest.fixture(scope="module")
+def tvm_model(native_bundle):
+    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    return load(native_bundle, "tvm")
+
+
 @pytest.fixture(params=BACKENDS)
 def model(request):
-    if request.param == "torch":
-        return request.getfixturevalue("torch_model")
+    if request.param in ("torch", "tvm"):
+        return request.getfixturevalue(request.param + "_model")
     return load(request.getfixturevalue("native_bundle"), backend=request.param)
 
 
@@ -257,11 +263,11 @@ def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp
 
 
 @pytest.mark.parametrize("engine, backend, extra", [
-    ("onnxruntime", "onnxruntime", "tsm-edge[onnxruntime]"), ("torch", "torch", "tsm-edge[export]")])
+    ("onnxruntime", "onnxruntime", "tsm-edge[onnxruntime]"), ("tvm", "tvm", "tsm-edge[export]"), ("torch", "torch", "tsm-edge[export]")])
 def test_a_missing_engine_is_named_with_its_extra(onnx_bundle, tmp_path, monkeypatch, engine, backend, extra):
     monkeypatch.setitem(sys.modules, engine, None)  # import raises ImportError
     (tmp_path / "net.pth").write_bytes(b"")
-    path = onnx_bundle if backend == "onnxruntime" else tmp_path / "net.pth"
+    path = tmp_path / "net.pth" if backend == "torch" else onnx_bundle
     refused(lambda: load(path, backend), extra, "not installed", kind=MissingComponentError)
 
 
