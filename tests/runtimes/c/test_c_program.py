@@ -101,6 +101,14 @@ def test_sources_are_clean_c99_and_the_header_is_cplusplus(kit, tmp_path):
              tmp_path / "x.o"])
 
 
+def test_sources_need_no_glibc(kit, tmp_path):
+    """As an app's NDK compiles them, with another libc's headers (musl's stand in for bionic's)."""
+    pytest.importorskip("ziglang")
+    for source in kit.SOURCES:
+        kit.run([*ZIG, "-target", "aarch64-linux-musl", "-D__ANDROID__", "-std=c99", "-O0", *WARNINGS, "-c", source, "-o",
+                 tmp_path / "x.o"])
+
+
 def test_the_headers_example_compiles(kit, tmp_path):
     header = (kit.RUNTIME / "tsm_edge.h").read_text()
     lines = [line[2:] for line in header.splitlines() if line.startswith(" *   ")]
