@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import math
 import os
+import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -129,10 +130,14 @@ class Trainer:
         Writes a network as a checkpoint, atomically.
     rest : int or None
         Index of the class of no gesture, for the per-frame loss.
+    settings : dict of plain values, or None
+        Whatever else decides the outcome (data, network, ...): a run goes on only with the same.
+
+    Set `stop` to end after the step that is under way: its state is saved, and `run` raises KeyboardInterrupt.
     """
 
     def __init__(self, net, data, val, options, folder, *, n_segment, mean, std, transform=None, rest=None, save=None,
-                 device="cpu", workers=0, save_every=200, log=print):
+                 settings=None, device="cpu", workers=0, save_every=200, log=print):
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         if options.batch % (self.world * options.accumulate):
             raise InputError("the batch cannot be cut into micro-batches", found=f"--batch {options.batch}",
@@ -160,22 +165,29 @@ class Trainer:
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
-        self.step, self.best = 0, -1.0
-        self.history = []  # mean loss of each epoch
+        self.step, self.saved, self.best, self.stop = 0, 0, -1.0, False
+        self.losses, self.history = [], []  # of the steps of this epoch; means of the epochs before
+        # The micro-batch counts, not how it is come by: a run may go on with other numbers of processes.
+        self.identity = {**asdict(options), "accumulate": None, **(settings or {}),
+                         "clips a micro-batch": options.batch // (self.world * options.accumulate)}
 
     def _freeze(self):
+        for norm in self._frozen_norms():
+            norm.requires_grad_(False)
         if self.options.head_only:
             last = [m for m in self.net.modules() if isinstance(m, nn.Linear)][-1]
-            for p in self.net.parameters():
-                p.requires_grad_(False)
-            for p in last.parameters():
-                p.requires_grad_(True)
+            self.net.requires_grad_(False)
+            last.requires_grad_(True)
+
+    def _frozen_norms(self):
+        """Batch norms that keep their statistics, and their scales and offsets, as TSN has it."""
+        norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        kind = "frozen" if self.options.head_only else self.options.batch_norm
+        return norms[{"train": len(norms), "partial": 1, "frozen": 0}[kind]:]
 
     def _train_mode(self):
         self.net.train()
-        norms = [m for m in self.net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        kind = "frozen" if self.options.head_only else self.options.batch_norm
-        for norm in norms[{"train": len(norms), "partial": 1, "frozen": 0}[kind]:]:
+        for norm in self._frozen_norms():
             norm.eval()
 
     # --- state ---------------------------------------------------------------------------------------------------------
@@ -183,7 +195,7 @@ class Trainer:
     def state(self):
         return {"net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
-                "best": self.best, "history": self.history, "options": asdict(self.options)}
+                "best": self.best, "losses": self.losses, "history": self.history, "identity": self.identity}
 
     def _write_state(self):
         if self.rank == 0:
@@ -191,6 +203,7 @@ class Trainer:
             part = path.with_suffix(f".part-{os.getpid()}")
             torch.save(self.state(), part)
             os.replace(part, path)
+        self.saved = self.step
 
     def resume(self):
         """Go on from last.pt if there is one; True if so.
@@ -201,26 +214,29 @@ class Trainer:
             It belongs to a run with other options, or is damaged.
         """
         path = self.folder / "last.pt"
+        if self.rank == 0:  # what a killed run was writing
+            for part in (*self.folder.glob("last.part-*"), *self.folder.glob("*.pth.*.part")):
+                part.unlink()
         if not path.exists():
             return False
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            found = state["options"]
+            found = state["identity"]
         except Exception as error:
             raise InputError(f"{path} cannot be read", found=f"{type(error).__name__}: {str(error)[:100]}",
                              expected="the state of an unfinished run", do="remove it to start anew") from None
-        mine = asdict(self.options)
-        other = {k: (found.get(k), v) for k, v in mine.items() if found.get(k) != v}
+        other = sorted(k for k in {*found, *self.identity} if found.get(k) != self.identity.get(k))
         if other:
-            raise InputError(f"{path} belongs to another run", found=", ".join(f"{k}={a}" for k, (a, _) in other.items()),
-                             expected=", ".join(f"{k}={b}" for k, (_, b) in other.items()),
+            raise InputError(f"{path} belongs to another run", found=", ".join(f"{k}={found.get(k)}" for k in other),
+                             expected=", ".join(f"{k}={self.identity.get(k)}" for k in other),
                              do="use the same options, or another --output")
         self.net.load_state_dict(state["net"])
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best, self.history = state["step"], state["best"], state["history"]
+        self.step, self.best, self.losses, self.history = (state[k] for k in ("step", "best", "losses", "history"))
+        self.saved = self.step
         return True
 
     # --- one step -------------------------------------------------------------------------------------------------------
@@ -231,7 +247,8 @@ class Trainer:
         loss = cross_entropy(per_frame.mean(1), labels, label_smoothing=self.options.label_smoothing)
         if self.options.frame_loss and torch.isfinite(marks).all():
             targets = frame_targets(labels, marks, per_frame.shape[1], -100 if self.rest is None else self.rest)
-            loss = loss + self.options.frame_loss * cross_entropy(per_frame.flatten(0, 1), targets.flatten())
+            if (targets >= 0).any():
+                loss = loss + self.options.frame_loss * cross_entropy(per_frame.flatten(0, 1), targets.flatten())
         return loss
 
     def _train_step(self, micro_batches):
@@ -273,7 +290,7 @@ class Trainer:
 
     def _loader(self, epoch, first_step):
         batches = Batches(self.data, self.transform, self.options, epoch, first_step, self.rank, self.world)
-        return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=self.workers,
+        return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=self.workers, worker_init_fn=_in_worker,
                                            pin_memory=self.device.type == "cuda")
 
     def run(self, on_step=None, writer=None):
@@ -286,30 +303,36 @@ class Trainer:
         while self.step < total:
             epoch, first = divmod(self.step, self.steps_per_epoch)
             self._train_mode()
-            losses, micro, began = [], [], time.perf_counter()
+            micro, began = [], time.perf_counter()
             for batch in self._loader(epoch, first):
                 micro.append(batch)
                 if len(micro) < options.accumulate:
                     continue
                 loss = self._train_step(micro)
                 micro = []
-                if self.world > 1:
-                    shared = torch.tensor(loss, dtype=torch.float64, device=self.device)
+                if self.world > 1:  # all stop at the same step
+                    shared = torch.tensor([loss, self.stop], dtype=torch.float64, device=self.device)
                     dist.all_reduce(shared)
-                    loss = float(shared) / self.world
-                losses.append(loss)
+                    loss, self.stop = float(shared[0]) / self.world, bool(shared[1])
+                self.losses.append(loss)
                 if not math.isfinite(loss):
                     raise InputError(f"training diverged at step {self.step}", found=f"loss {loss}", expected="a finite loss",
                                      do="lower --lr or lengthen --warmup-epochs")
                 if on_step:
-                    on_step(self.step, total, loss, len(losses) * options.batch / (time.perf_counter() - began))
+                    clips = (self.step - epoch * self.steps_per_epoch - first) * options.batch
+                    on_step(self.step, total, loss, clips / (time.perf_counter() - began))
                 if writer:
                     writer.add_scalar("loss", loss, self.step)
                     writer.add_scalar("learning rate", self.optimizer.param_groups[0]["lr"], self.step)
-                if self.step % self.save_every == 0 and self.step < total:
+                if (self.stop or self.step % self.save_every == 0) and self.step % self.steps_per_epoch:
                     self._write_state()
-            self.history.append(float(np.mean(losses)))
+                    if self.stop:
+                        raise KeyboardInterrupt
+            self.history.append(float(np.mean(self.losses)))
+            self.losses = []
             accuracy = self._finish_epoch(epoch, writer)
+            if self.stop and self.step < total:
+                raise KeyboardInterrupt
         return accuracy
 
     def _finish_epoch(self, epoch, writer):
@@ -331,6 +354,16 @@ class Trainer:
         if self.world > 1:
             dist.barrier()
         return accuracy
+
+
+def _in_worker(_):
+    """In a process that decodes clips: Ctrl-C is the trainer's affair, and cores are shared by starting more of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        import cv2
+    except ImportError:
+        return
+    cv2.setNumThreads(1)
 
 
 @torch.no_grad()

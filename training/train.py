@@ -4,7 +4,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import signal
 import sys
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 from ..cli import choose
@@ -15,7 +19,7 @@ EXAMPLES = """examples:
   tsm-train --data clips/ --init default --output runs/mine   fine-tune the shipped model on clips/LABEL/*.mp4
   tsm-train --data train.txt --val-data val.txt --root frames/ --arch resnet50 --init tsm_kinetics.pth --shift online
   torchrun --nproc-per-node 8 -m tsm_edge.training.train --data train.txt --batch 512 --workers 8
-A run that was stopped goes on where it was when the same command is given again.
+A run that was stopped (Ctrl-C, kill, power) goes on where it was when the same command is given again.
 """
 
 
@@ -30,16 +34,16 @@ def parser():
     p.add_argument("--gesture-set", default="core", help="rendered gestures: core (19 classes) or all (27)")
     p.add_argument("--output", default="runs/train", help="folder of the run (runs/train)")
     net = p.add_argument_group("network")
-    net.add_argument("--arch", default="mobilenet_v2", help="mobilenet_v2, resnet18 or resnet50")
-    net.add_argument("--width", type=float, default=1.0, help="width multiplier of mobilenet_v2 (1.0)")
-    net.add_argument("--input-size", type=int, default=224, help="side of the network's input, pixels (224)")
+    net.add_argument("--arch", help="mobilenet_v2, resnet18 or resnet50 (that of --init, else mobilenet_v2)")
+    net.add_argument("--width", type=float, help="width multiplier of mobilenet_v2 (that of --init, else 1.0)")
+    net.add_argument("--input-size", metavar="N|WxH", help="the network's input, pixels (that of --init, else 224)")
     net.add_argument("--shift", default="online", help="online, offline or none")
-    net.add_argument("--fold-div", type=int, default=8)
+    net.add_argument("--fold-div", type=int, help="one of so many channels is shifted each way (that of --init, else 8)")
     p.add_argument("--sampling", default="uniform", help="frames of a clip file: uniform, dense or rate (at --fps)")
     p.add_argument("--sampling-stride", type=int, default=8, help="dense: frames between two of a clip (8)")
-    net.add_argument("--frames", type=int, default=8, help="frames of a clip (8)")
-    net.add_argument("--seconds", type=float, default=3.0, help="rendered gestures: seconds of a clip (3)")
-    net.add_argument("--fps", type=float, default=0.0, help="frame rate the model is to run at, recorded (0: frames / seconds)")
+    net.add_argument("--frames", type=int, help="frames of a clip (that of --init, else 8)")
+    net.add_argument("--seconds", type=float, help="rendered gestures: seconds of a clip (frames / rate of --init, else 3)")
+    net.add_argument("--fps", type=float, default=0.0, help="frame rate the model is to run at (0: as the clips' frames come)")
     net.add_argument("--init", help="'default' (the shipped model) or a checkpoint; a new class list gets a new classifier")
     net.add_argument("--head-only", action="store_true", help="train the classifier alone")
     net.add_argument("--dropout", type=float, default=0.2)
@@ -86,6 +90,7 @@ def _main(argv):
     import torch.distributed as dist
 
     from .loop import Options, Trainer
+    from .train_data import open_data
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -94,19 +99,24 @@ def _main(argv):
         if device == "cuda":
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
             torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        # the others wait while the first renders or validates
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=4))
     chief = not dist.is_initialized() or dist.get_rank() == 0
-    torch.manual_seed(args.seed)
+    say = (lambda text: print(text, file=sys.stderr, flush=True)) if chief else (lambda text: None)
 
+    source = fill_in(args)
+    torch.manual_seed(args.seed)
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
-    data, val, classes, transform = _data(args, folder, chief)
-    net, note = _network(args, classes)
+    data, val, classes, transform, fps = open_data(args, chief)
+    net, note = make_network(args, source, classes, fps)
     options = Options(**{k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__})
-    record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every")}
-    if chief:
-        print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-        print(f"{len(data)} training clips, {len(val) if val else 0} validation clips, {len(classes)} classes; {note}", file=sys.stderr)
+    record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every", "threads")}
+    settings = {k: v for k, v in record.items() if k not in ("output", *Options.__dataclass_fields__)}
+    say("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
+    say(f"{len(data)} training clips, {len(val) if val else 0} validation clips, {len(classes)} classes, {fps:.3g} frames a second; {note}")
+    if args.mixed_precision and not device.startswith("cuda"):
+        say("note: --mixed-precision has no effect without a GPU")
 
     def save(path, network, metrics):
         from ..checkpoints import save_checkpoint
@@ -115,17 +125,19 @@ def _main(argv):
 
     rest = classes.index("No gesture") if "No gesture" in classes else None
     trainer = Trainer(net, data, val, options, folder, n_segment=args.frames, mean=net.tsm_info["mean"], std=net.tsm_info["std"],
-                      transform=transform, rest=rest, save=save, device=device, workers=args.workers, save_every=args.save_every,
-                      log=lambda line: print(line, file=sys.stderr))
-    if trainer.resume() and chief:
-        print(f"going on from step {trainer.step} of {folder / 'last.pt'}", file=sys.stderr)
-    writer = _writer(folder, trainer.step) if chief else None
-    with _Progress(chief) as progress:
-        accuracy = trainer.run(progress.update, writer)
-    if writer:
-        writer.close()
-    if hasattr(data, "report") and data.report():
-        print(data.report(), file=sys.stderr)
+                      transform=transform, rest=rest, save=save, settings={**settings, "classes": classes, "clips": len(data)},
+                      device=device, workers=args.workers, save_every=args.save_every, log=say)
+    if trainer.resume():
+        say(f"going on from step {trainer.step} of {folder / 'last.pt'}")
+    writer = _writer(folder, trainer.step + 1) if chief else None
+    try:
+        with _Progress(chief) as progress, _stopping(trainer, say):
+            accuracy = trainer.run(progress.update, writer)
+    finally:
+        if writer:
+            writer.close()
+        if hasattr(data, "report") and data.report():
+            say(data.report())
     if dist.is_initialized():
         dist.destroy_process_group()
     if chief:
@@ -138,99 +150,98 @@ def _main(argv):
     return 0
 
 
-def _data(args, folder, chief):
-    """(training set, validation set or None, class names, transform)."""
-    from .augment import CentreCrop, ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map
+@contextmanager
+def _stopping(trainer, say):
+    """Ctrl-C (or a scheduler's SIGTERM) ends the run after the step that is under way, its state saved; twice: at once."""
+    def ask(*_):
+        if trainer.stop:
+            raise KeyboardInterrupt
+        trainer.stop = True
+        say("\nstopping after this step")
 
-    size = (args.input_size, args.input_size)
-    if args.data == "gestures":
-        data, val = _gestures(args, chief)
-        classes = list(data.classes)
-    else:
-        from .datasets import ClipDataset
-        from .layouts import find_items
-        from .sampling import Sampler
-
-        items, classes = find_items(args.data, args.root, args.classes)
-        sampler = Sampler(args.sampling, args.frames, args.sampling_stride, args.fps or 12.0)
-        if args.val_data:
-            val_items, _ = find_items(args.val_data, args.root, classes)
-        else:  # every tenth clip of a class
-            seen = {}
-            places = [seen.__setitem__(i.label, seen.get(i.label, -1) + 1) or seen[i.label] for i in items]
-            val_items = [i for i, place in zip(items, places) if place % 10 == 9]
-            items = [i for i, place in zip(items, places) if place % 10 != 9]
-        data = ClipDataset(items, sampler, train=True, seed=args.seed)
-        val = ClipDataset(val_items, sampler, train=False) if val_items else None
-    steps = [MultiScaleCrop(size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
-    if args.mirror:
-        pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in args.mirror_pairs]
-        steps.append(Mirror(mirror_map(classes, pairs)))
-    steps.append(ColourJitter())
-    return data, Changed(val, CentreCrop(size)) if val is not None else None, classes, Compose(*steps)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"the state of step {trainer.saved} is in {trainer.folder / 'last.pt'}: the same command goes on from there")
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-class Changed:
-    """A data set seen through a transform without chance (validation sees frames as the runtime will)."""
-
-    def __init__(self, data, transform):
-        self.data, self.transform = data, transform
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return self.transform(*self.data[index])
+def parse_size(text):
+    """"224" or "256x192" -> (width, height)."""
+    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(32 <= side <= 2048 for side in size):
+        raise InputError("--input-size cannot be used", found=f"'{text}'", expected="N or WIDTHxHEIGHT, 32 to 2048 pixels a side",
+                         do="for example --input-size 224")
+    return size
 
 
-def _gestures(args, chief):
-    import torch.distributed as dist
+def fill_in(args):
+    """Give the options that were left out the values of --init, else the usual ones; returns --init's Checkpoint or None."""
+    source = None
+    if args.init:
+        from ..checkpoints import load_checkpoint
+        from .default import default_checkpoint
 
-    from .gestures_cache import CachedClips, prerender
-    from .gestures_labels import CLASSES, CORE_CLASSES
+        source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
+    known = source.info if source else {}
 
-    names = CLASSES if args.gesture_set == "all" else CORE_CLASSES
-    side = round(args.input_size * 256 / 224)
-    root = Path(args.output).parent / "gesture-clips"
-    made = []
-    for split, count in (("train", args.clips_per_class), ("val", max(8, args.clips_per_class // 16))):
-        path = root / f"{split}-{args.gesture_set}-{count}x{args.frames}-{side}px-{args.seconds:g}s"
-        if chief:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            show = _rendering(split) if sys.stderr.isatty() else None
-            prerender(path, split, count, names, args.frames, (side, side), args.seconds, progress=show)
-        made.append(path)
-    if dist.is_initialized():
-        dist.barrier()
-    return CachedClips(made[0]), CachedClips(made[1])
+    def pick(name, init, usual):
+        if getattr(args, name) is None:
+            setattr(args, name, init if init is not None else usual)
 
-
-def _rendering(split):
-    def show(done, total):
-        print(f"\rrendering {split} clips {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
-
-    return show
+    pick("arch", source and source.arch, "mobilenet_v2")
+    pick("width", source and source.width, 1.0)
+    pick("frames", known.get("n_segment"), 8)
+    pick("fold_div", known.get("fold_div"), 8)
+    pick("seconds", args.frames / known["fps"] if known.get("fps") else None, 3.0)
+    args.input_size = parse_size(args.input_size) if args.input_size else tuple(known.get("input_size") or (224, 224))
+    for name, least in (("frames", 1), ("epochs", 1), ("batch", 1), ("accumulate", 1), ("save_every", 1), ("clips_per_class", 1)):
+        if getattr(args, name) < least:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)),
+                             expected=f"{least} or more", do="pick another")
+    return source
 
 
-def _network(args, classes):
-    """The network to train and a sentence on where its weights come from."""
-    from .. import create_model
+def make_network(args, source, classes, fps):
+    """The network to train and a sentence on where its weights come from.
 
-    kind = dict(width=args.width, input_size=args.input_size, shift=None if args.shift == "none" else args.shift,
-                fold_div=args.fold_div, n_segment=args.frames, dropout=args.dropout)
+    Parameters
+    ----------
+    args : namespace
+        As `fill_in` left it.
+    source : Checkpoint or None
+        Weights to begin with; a classifier for other classes is made anew.
+    classes : list of str
+    fps : float
+
+    Raises
+    ------
+    InputError, CheckpointError
+    """
+    from ..backbones import create_model
+
+    shift = None if args.shift == "none" else args.shift
+    kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,
+                dropout=args.dropout)
+    if source is not None and shift and source.info.get("shift"):
+        # The channels that brought the past still do: of a network of both directions only the future is lost.
+        kind.update(past=source.info.get("past"), placement=source.info.get("placement"))
+        kind.update(future=source.info.get("future") if shift == source.info["shift"] else None)
+        if shift == "offline" and source.info["shift"] == "online":
+            kind.update(past=None)
     net = create_model(args.arch, len(classes), classes=list(classes), **kind)
-    net.tsm_info.update(trained=True, fps=args.fps or (args.frames / args.seconds if args.data == "gestures" else 0))
-    if not args.init:
+    net.tsm_info.update(trained=True, fps=fps)
+    if source is None:
         return net, "weights from scratch"
-    from ..checkpoints import load_checkpoint
-
-    path = args.init
-    if path == "default":
-        from .default import DEFAULT_CHECKPOINT as path
-    source = load_checkpoint(path)
+    net.tsm_info.update({k: source.info[k] for k in ("mean", "std", "resize", "filter") if source.info.get(k)})
     if source.arch != args.arch or source.arch == "mobilenet_v2" and source.width != args.width:
-        raise InputError("the checkpoint is of another network", found=f"{source.arch} x{source.width:g} in {path}",
-                         expected=f"{args.arch} x{args.width:g}", do=f"add --arch {source.arch} --width {source.width:g}")
+        raise InputError("the checkpoint is of another network", found=f"{source.arch} x{source.width:g} in {args.init}",
+                         expected=f"{args.arch} x{args.width:g}", do=f"give --arch {source.arch} --width {source.width:g}, or neither")
     mine, theirs = net.state_dict(), dict(source.state_dict)
     head = [k for k in theirs if theirs[k].shape != mine[k].shape] if set(theirs) == set(mine) else None
     if head is None or any(not k.startswith(("classifier", "fc")) for k in head):
@@ -240,7 +251,11 @@ def _network(args, classes):
     if fresh:
         theirs.update({k: mine[k] for k in mine if k.startswith(("classifier", "fc"))})
     net.load_state_dict(theirs)
-    return net, f"weights from {path}" + (" with a new classifier" if fresh else "")
+    if "shift" not in source.info:
+        trained = "shifts that the file does not name"
+    else:
+        trained = {"online": "online shifts", "offline": "shifts both ways", None: "no shifts"}[source.info["shift"]]
+    return net, f"weights from {args.init}, trained with {trained}" + (", with a new classifier" if fresh else "")
 
 
 def _writer(folder, step):

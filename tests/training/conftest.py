@@ -1,0 +1,47 @@
+"""Tiny clips, runs and a checkpoint for the tests of training."""
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """The module tiny_runs beside this file."""
+    pytest.importorskip("torch", reason="torch (extra [train]) is not installed").set_num_threads(1)
+    pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
+    spec = importlib.util.spec_from_file_location("tiny_runs", Path(__file__).with_name("tiny_runs.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def clips(tiny, tmp_path_factory):
+    """A folder per class, five short videos in each."""
+    return tiny.write_clips(tmp_path_factory.mktemp("data") / "clips")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory):
+    """checkpoint(shift="online", past=None, classes=..., size=32) -> path of a small network whose answers depend on the clip."""
+    import torch
+
+    from tsm_edge import create_model
+    from tsm_edge.checkpoints import save_checkpoint
+
+    def make(shift="online", past=None, classes=tiny.CLASSES, size=32, frames=4, fps=4.0):
+        torch.manual_seed(3)
+        net = create_model("mobilenet_v2", len(classes), width=0.35, input_size=size, shift=shift, past=past, n_segment=frames,
+                           classes=list(classes))
+        for module in net.modules():  # statistics of its own, so that a change of them shows
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_(0, 0.05)
+                module.running_var.uniform_(0.5, 1.5)
+        torch.nn.init.normal_(net.classifier.weight, 0, 0.3)
+        net.tsm_info.update(trained=True, fps=fps)
+        path = tmp_path_factory.mktemp("checkpoint") / "net.pth"
+        save_checkpoint(path, net)
+        return path
+
+    return make

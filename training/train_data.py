@@ -1,0 +1,143 @@
+"""The data sets of tsm-train: rendered gestures, or clips of one's own."""
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+class Changed:
+    """A data set seen through a transform without chance (validation sees frames as the runtime will)."""
+
+    def __init__(self, data, transform):
+        self.data, self.transform = data, transform
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.transform(*self.data[index])
+
+
+def open_data(args, chief=True):
+    """What tsm-train's options name.
+
+    Parameters
+    ----------
+    args : namespace
+        data, val_data, root, classes, sampling, sampling_stride, frames, fps, seconds, input_size (width, height),
+        gesture_set, clips_per_class, mirror, mirror_pairs, output, seed.
+    chief : bool
+        Renders what is missing; the other processes wait.
+
+    Returns
+    -------
+    data, val : training set and validation set (or None) of (clip uint8 [T, h, w, 3], label)
+    classes : list of str
+    transform : callable (clip, label, rng) -> (clip, label), for training
+    fps : float
+        Frame rate that a clip's frames amount to: what a camera should give the model.
+    """
+    from .augment import CentreCrop, ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map
+
+    if args.data == "gestures":
+        data, val = _gestures(args, chief)
+        classes, fps = list(data.classes), args.frames / args.seconds
+    else:
+        data, val, classes, fps = _clips(args)
+    if args.data == "gestures" and args.val_data or args.val_data == "gestures":
+        raise InputError("rendered gestures bring their own validation clips", found=f"--data {args.data} --val-data {args.val_data}",
+                         expected="--val-data beside clips of your own", do="leave --val-data out; measure other clips with tsm-eval")
+    steps = [MultiScaleCrop(args.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
+    if args.mirror:
+        pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in args.mirror_pairs]
+        steps.append(Mirror(mirror_map(classes, pairs)))
+    steps.append(ColourJitter())
+    return data, val and Changed(val, CentreCrop(args.input_size)), classes, Compose(*steps), args.fps or fps
+
+
+def _gestures(args, chief):
+    import torch.distributed as dist
+
+    from .gestures_cache import CachedClips, prerender
+    from .gestures_labels import CLASSES, CORE_CLASSES
+    from .layouts import read_classes
+
+    names, kind = CLASSES if args.gesture_set == "all" else CORE_CLASSES, args.gesture_set
+    if args.classes:
+        names = read_classes(args.classes)
+        kind = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    size = tuple(round(side * 256 / 224) for side in args.input_size)
+    root = Path(args.output).parent / "gesture-clips"
+    made = []
+    for split, count in (("train", args.clips_per_class), ("val", max(8, args.clips_per_class // 16))):
+        side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
+        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{args.seconds:g}s"
+        if chief:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            show = _rendering(split) if sys.stderr.isatty() else None
+            prerender(path, split, count, names, args.frames, size, args.seconds, progress=show)
+        made.append(path)
+    if dist.is_initialized():
+        dist.barrier()
+    return CachedClips(made[0]), CachedClips(made[1])
+
+
+def _rendering(split):
+    def show(done, total):
+        print(f"\rrendering {split} clips {done}/{total}", end="\n" if done == total else "", file=sys.stderr)
+
+    return show
+
+
+def _clips(args):
+    from .datasets import ClipDataset
+    from .layouts import find_items
+    from .sampling import Sampler
+
+    items, classes = find_items(args.data, args.root, args.classes)
+    sampler = Sampler(args.sampling, args.frames, args.sampling_stride, args.fps or 12.0)
+    if args.val_data:
+        val_items, _ = find_items(args.val_data, args.root, classes)
+    else:
+        items, val_items = hold_out(items)
+    for name, some in ((args.data, items), (args.val_data, val_items)):
+        unknown = [item.path for item in some if item.label < 0]
+        if unknown:
+            raise InputError(f"{name} does not say what its clips show", found=f"{len(unknown)} clips without a label, first {unknown[0]}",
+                             expected="a label for each", do="add the labels, or leave these clips out")
+    data = ClipDataset(items, sampler, train=True, seed=args.seed)
+    val = ClipDataset(val_items, sampler, train=False) if val_items else None
+    return data, val, classes, clip_rate(items, sampler)
+
+
+def hold_out(items):
+    """(training items, validation items): every tenth clip of a class, of small classes (5 to 9 clips) every fifth."""
+    counts = np.bincount([max(0, item.label) for item in items])
+    seen, rest, held = np.zeros_like(counts), [], []
+    for item in items:
+        every = 10 if counts[item.label] >= 10 else 5
+        seen[item.label] += 1
+        (held if seen[item.label] % every == 0 else rest).append(item)
+    return rest, held
+
+
+def clip_rate(items, sampler, most=32):
+    """Frames a second that a sampler takes from clips: the median over some of them; 0 where none can be read."""
+    from .datasets import UnreadableClip, open_clip
+
+    if sampler.kind == "rate":
+        return float(sampler.fps)
+    rates = []
+    for item in items[:: max(1, len(items) // most)]:
+        try:
+            clip = open_clip(item.path)
+        except UnreadableClip:
+            continue
+        fps = clip.fps or 12.0  # frame folders do not say theirs
+        rates.append(fps / sampler.stride if sampler.kind == "dense" else sampler.n_segment * fps / clip.n_frames)
+    return round(float(np.median(rates)), 3) if rates else 0.0
