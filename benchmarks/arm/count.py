@@ -24,12 +24,23 @@ HERE = Path(__file__).parent
 
 @dataclass
 class Block:
-    """One translated block: how often it ran in all marked steps, where it lies, its instruction words."""
+    """One translated block in one segment: how often it ran in all marked steps, where it lies, its instruction words."""
 
     runs: int
+    segment: int
     path: str
     offset: int  # bytes into the file
     words: np.ndarray  # uint32 [n]
+
+
+@dataclass
+class Call:
+    """One kernel call of the plan; segment i + 1 of the counts."""
+
+    name: str
+    kind: str
+    macs: int
+    bytes: int
 
 
 @dataclass
@@ -38,7 +49,17 @@ class Counts:
 
     steps: int
     blocks: list[Block]
-    caches: dict[str, tuple[float, float]] = field(default_factory=dict)  # level -> (accesses, misses) a step
+    calls: list[Call] = field(default_factory=list)
+    cache_counts: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)  # segment -> L1, L2 accesses and misses
+
+    def cache(self, segment=None):
+        """(L1 accesses, L1 misses, L2 accesses, L2 misses) a step, of all segments or one."""
+        rows = [v for k, v in self.cache_counts.items() if segment in (None, k)]
+        return tuple(sum(column) / self.steps for column in zip(*rows)) if rows else (0.0,) * 4
+
+    def segment(self, number):
+        """The blocks of one segment."""
+        return [b for b in self.blocks if b.segment == number]
 
     @property
     def instructions(self):
@@ -104,17 +125,21 @@ def count(library: Path, *, cpu="cortex-a57", steps=2, l1="32768:2", l2="2097152
         if run.returncode or not out.exists():
             raise CheckFailedError("the step did not run under QEMU", found=run.stderr.strip() or f"exit code {run.returncode}",
                                    expected="exit code 0", do=f"check that {library} is an AArch64 Linux library (tsm-verify)")
-        return _parse(out.read_text(), steps)
+        return _parse(out.read_text(), run.stdout, steps)
 
 
-def _parse(text, steps):
+def _parse(text, listing, steps):
     counts = Counts(steps, [])
     for line in text.splitlines():
-        first, *rest = line.split()
+        first, segment, *rest = line.split()
         if first == "cache":
-            counts.caches[rest[0]] = (int(rest[1]) / steps, int(rest[2]) / steps)
+            counts.cache_counts[int(segment)] = tuple(int(v) for v in rest)
         else:
-            counts.blocks.append(Block(int(first), rest[0], int(rest[1], 16), np.array([int(w, 16) for w in rest[2:]], np.uint32)))
+            words = np.array([int(w, 16) for w in rest[2:]], np.uint32)
+            counts.blocks.append(Block(int(first), int(segment), rest[0], int(rest[1], 16), words))
+    for line in listing.splitlines():
+        macs, size, kind, name = line.split(" ", 3)
+        counts.calls.append(Call(name, kind, int(macs), int(size)))
     return counts
 
 

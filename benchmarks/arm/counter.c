@@ -2,10 +2,14 @@
  * marked region runs, and simulates a data cache hierarchy. Everything else (classes, symbols, cycles) is worked out later
  * from the instruction words it writes.
  *
+ * Within a region every clock_gettime system call begins a new segment (0 is before the first): the model library's profile
+ * reads the clock between kernel calls, and user-mode QEMU has no vDSO, so segments are kernels.
+ *
  * Arguments: out=FILE  l1=BYTES:WAYS  l2=BYTES:WAYS  (either cache given switches the simulation on; lines of 64 bytes, LRU,
  * no prefetcher, instruction fetches left out). The guest marks its region with prctl(0x54534d, 1) and prctl(0x54534d, 2).
  *
- * Output, text: "cache l1 ACCESSES MISSES", "cache l2 ...", then one line a block: COUNT FILE OFFSET WORD WORD ...
+ * Output, text: "cache SEGMENT L1_ACCESSES L1_MISSES L2_ACCESSES L2_MISSES" a segment, then one line for each block and
+ * segment it ran in: COUNT SEGMENT FILE OFFSET WORD WORD ...
  * Single-threaded guests only: the counters are not atomic. */
 #include <inttypes.h>
 #include <stdbool.h>
@@ -33,11 +37,12 @@ void qemu_plugin_register_vcpu_syscall_cb(plugin_id, void (*)(plugin_id, unsigne
 void qemu_plugin_register_atexit_cb(plugin_id, void (*)(plugin_id, void *), void *);
 EXPORT int qemu_plugin_version = 1;
 
-enum { MARK = 0x54534d, MAX_MAPS = 256 };
+enum { MARK = 0x54534d, MAX_MAPS = 256, MAX_SEGMENTS = 1024, SYS_PRCTL = 167, SYS_CLOCK_GETTIME = 113 /* AArch64 */ };
 
 typedef struct block {
   struct block *next;
-  uint64_t runs, at_start, marked; /* runs since translation, runs when the region began, runs inside regions */
+  uint64_t runs, seen;             /* runs since translation; of these, booked to a segment or outside regions */
+  uint64_t *marked;                /* [MAX_SEGMENTS], runs inside regions; NULL until the first */
   uint64_t host;                   /* where QEMU keeps the guest's code: tells file and offset */
   uint32_t n, words[];
 } block;
@@ -45,12 +50,13 @@ typedef struct block {
 typedef struct {
   uint32_t sets, ways;
   uint64_t *lines; /* [sets][ways], most recent first; 0 is empty */
-  uint64_t accesses, misses;
+  uint64_t accesses[MAX_SEGMENTS], misses[MAX_SEGMENTS];
 } cache;
 
 static block *blocks;
 static cache l1, l2;
 static bool counting;
+static int segment;
 static const char *out_path;
 
 static bool cache_parse(cache *c, const char *text) {
@@ -70,7 +76,7 @@ static bool cache_touch(cache *c, uint64_t line) {
   uint32_t i = 0;
   while (i < c->ways && set[i] != key) i++;
   bool hit = i < c->ways;
-  if (counting) c->accesses++, c->misses += !hit;
+  if (counting) c->accesses[segment]++, c->misses[segment] += !hit;
   if (!hit) i = c->ways - 1;
   memmove(set + 1, set, i * sizeof *set);
   set[0] = key;
@@ -100,14 +106,29 @@ static void on_translate(plugin_id id, plugin_tb *tb) {
   qemu_plugin_register_vcpu_tb_exec_inline(tb, INLINE_ADD_U64, &b->runs, 1);
 }
 
+/* Book the runs since the last call to the current segment, or to nothing outside a region. */
+static void book(void) {
+  for (block *b = blocks; b; b = b->next) {
+    uint64_t runs = b->runs - b->seen;
+    b->seen = b->runs;
+    if (!runs || !counting) continue;
+    if (!b->marked) b->marked = calloc(MAX_SEGMENTS, sizeof *b->marked);
+    if (!b->marked) abort();
+    b->marked[segment] += runs;
+  }
+}
+
 static void on_syscall(plugin_id id, unsigned cpu, int64_t number, uint64_t a1, uint64_t a2, uint64_t a3, uint64_t a4,
                        uint64_t a5, uint64_t a6, uint64_t a7, uint64_t a8) {
   (void)id, (void)cpu, (void)a3, (void)a4, (void)a5, (void)a6, (void)a7, (void)a8;
-  if (number != 167 || a1 != MARK || counting == (a2 == 1)) return; /* 167: prctl on AArch64 */
-  counting = a2 == 1;
-  for (block *b = blocks; b; b = b->next)
-    if (counting) b->at_start = b->runs;
-    else b->marked += b->runs - b->at_start, b->at_start = b->runs;
+  if (number == SYS_PRCTL && a1 == MARK) {
+    book();
+    counting = a2 == 1;
+    segment = 0;
+  } else if (number == SYS_CLOCK_GETTIME && counting) {
+    book();
+    if (segment + 1 < MAX_SEGMENTS) segment++;
+  }
 }
 
 typedef struct { uint64_t low, high, offset; char path[512]; } map;
@@ -126,16 +147,21 @@ static void on_exit_write(plugin_id id, void *unused) {
   if (f) fclose(f);
   FILE *out = fopen(out_path, "w");
   if (!out) { fprintf(stderr, "counter: cannot write %s\n", out_path); return; }
-  if (l1.lines) fprintf(out, "cache l1 %" PRIu64 " %" PRIu64 "\n", l1.accesses, l1.misses);
-  if (l2.lines) fprintf(out, "cache l2 %" PRIu64 " %" PRIu64 "\n", l2.accesses, l2.misses);
+  for (int i = 0; i < MAX_SEGMENTS; i++)
+    if (l1.accesses[i])
+      fprintf(out, "cache %d %" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", i, l1.accesses[i], l1.misses[i], l2.accesses[i],
+              l2.misses[i]);
   for (block *b = blocks; b; b = b->next) {
     if (!b->marked) continue;
     const map *in = NULL;
     for (int i = 0; i < num_maps; i++)
       if (b->host >= maps[i].low && b->host < maps[i].high) in = &maps[i];
-    fprintf(out, "%" PRIu64 " %s 0x%" PRIx64, b->marked, in ? in->path : "?", in ? b->host - in->low + in->offset : 0);
-    for (uint32_t i = 0; i < b->n; i++) fprintf(out, " %08x", b->words[i]);
-    fputc('\n', out);
+    for (int s = 0; s < MAX_SEGMENTS; s++) {
+      if (!b->marked[s]) continue;
+      fprintf(out, "%" PRIu64 " %d %s 0x%" PRIx64, b->marked[s], s, in ? in->path : "?", in ? b->host - in->low + in->offset : 0);
+      for (uint32_t i = 0; i < b->n; i++) fprintf(out, " %08x", b->words[i]);
+      fputc('\n', out);
+    }
   }
   fclose(out);
 }

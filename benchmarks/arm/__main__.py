@@ -1,0 +1,142 @@
+"""Count the ARM instructions of a bundle's step, kernel by kernel.
+
+    python -m tsm_edge.benchmarks.arm dist/jetson-nano
+    python -m tsm_edge.benchmarks.arm dist/jetson-nano --plot roofline.png --json
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from tsm_edge.errors import InputError
+
+from .count import count, estimate_cycles
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m tsm_edge.benchmarks.arm", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("bundle", metavar="BUNDLE", help="a bundle with a library for AArch64 Linux")
+    p.add_argument("--cpu", help="QEMU's and llvm-mca's CPU (default: the bundle's target)")
+    p.add_argument("--steps", type=int, default=2, help="steps to count (2)")
+    p.add_argument("--plot", metavar="PNG|SVG", help="write the kernels against the roofline")
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def _main(argv):
+    from tsm_edge.runtimes.bundle import open_bundle
+
+    args = parser().parse_args(argv)
+    if args.steps < 1:
+        raise InputError("--steps cannot be used", found=args.steps, expected="at least 1", do="for example --steps 2")
+    bundle = open_bundle(args.bundle)
+    target = bundle.manifest["target"]
+    if not str(target.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
+        raise InputError("the counter runs AArch64 Linux libraries", found=f"a bundle for {target.get('name')} ({target.get('triple')})",
+                         expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target jetson-nano")
+    cpu = args.cpu or target["cpu"]
+    print(f"options: bundle={args.bundle}, cpu={cpu}, steps={args.steps}", file=sys.stderr)
+    caches = {"l1": f"{target['l1_bytes']}:2" if target["l1_bytes"] == 32768 else f"{target['l1_bytes']}:4",
+              "l2": f"{target['l2_bytes']}:16"}
+    counts = count(bundle.file("libtsm_model.so"), cpu=cpu, steps=args.steps, **caches)
+    result = summary(counts, bundle.manifest, cpu, caches)
+    if args.plot:
+        plot(result, args.plot, target)
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result)
+    print(f"PASSED {result['instructions_per_step'] / 1e6:.2f} M instructions a step", file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def summary(counts, manifest, cpu, caches):
+    """Figures of a step as plain values; `instructions_per_step` is exact, `cycles_estimate` an estimate (see `count`)."""
+    kinds, macs = counts.by_class(), sum(c.macs for c in counts.calls)
+    l1, l1_misses, _, l2_misses = counts.cache()
+    kernels = []
+    for number, call in enumerate(counts.calls, 1):
+        blocks = counts.segment(number)
+        mine = counts.by_class(blocks)
+        instructions = sum(mine[k] for k in mine if k != "simd_macs")
+        kernels.append({"name": call.name, "kind": call.kind, "macs": call.macs, "bytes": call.bytes, "instructions": instructions,
+                        "fma_share": mine["fma"] / instructions if instructions else 0.0, "l2_misses": counts.cache(number)[3],
+                        "cycles_estimate": estimate_cycles(blocks, cpu, counts.steps)})
+    known = [k["cycles_estimate"] for k in kernels]
+    peers = json.loads((Path(__file__).parent / "peers.json").read_text())
+    return {"model": manifest["name"], "precision": manifest["precision"], "target": manifest["target"]["name"], "cpu": cpu,
+            "caches": caches, "steps": counts.steps, "instructions_per_step": counts.instructions,
+            "instructions_per_mac": counts.instructions / macs, "macs": macs, "simd_fma_share": kinds["fma"] / counts.instructions,
+            "by_class": kinds, "l1_accesses": l1, "l1_misses": l1_misses, "l2_misses": l2_misses,
+            "cycles_estimate": None if None in known else sum(known), "kernels": kernels,
+            "peers_about": peers.pop("about"), "peers": peers.get(f"{cpu} {manifest['precision']}", [])}
+
+
+def plot(result, path, target):
+    """Kernels against the roofline: multiply-accumulates a cycle (estimate) over multiply-accumulates a byte."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        from tsm_edge.errors import MissingComponentError
+
+        raise MissingComponentError("matplotlib is not installed", found=str(error), expected="matplotlib",
+                                    do="pip install 'tsm-edge[bench]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = [k for k in result["kernels"] if k["cycles_estimate"] and k["macs"]]
+    if not rows:
+        raise InputError("the roofline needs a cycle estimate", found="no llvm-mca", expected="llvm-mca on PATH", do="apt-get install llvm")
+    peak = 4 if result["precision"] == "fp32" else 8  # one 128-bit multiply-add a cycle
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
+    colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(k["kind"] for k in rows))}
+    for kind, colour in colours.items():
+        some = [k for k in rows if k["kind"] == kind]
+        axes.scatter([k["macs"] / k["bytes"] for k in some], [k["macs"] / k["cycles_estimate"] for k in some],
+                     s=[12 + 4e-5 * k["macs"] for k in some], color=colour, alpha=0.7, label=kind.replace("_", " "))
+    axes.axhline(peak, color="black", lw=1)
+    axes.text(axes.get_xlim()[0], peak * 1.02, f"peak: one {peak}-lane multiply-add a cycle", fontsize=8, va="bottom")
+    axes.set_xscale("log")
+    axes.set_ylim(0, peak * 1.15)
+    axes.set_xlabel("multiply-accumulates for each byte of weights and activations")
+    axes.set_ylabel("multiply-accumulates a cycle (llvm-mca estimate)")
+    axes.set_title(f"{result['model']} on {result['cpu']}: kernels of one step (area: work)", fontsize=10)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def _print(result):
+    print(f"{result['model']} {result['precision']} for {result['target']}, {result['cpu']}: one step, mean of {result['steps']}")
+    print(f"{'':24} {'M instr.':>9} {'per MAC':>8} {'FMA':>6} {'L2 misses M':>12} {'M cycles (estimate)':>20}")
+    cycles = f"{result['cycles_estimate'] / 1e6:.1f}" if result["cycles_estimate"] else "-"
+    print(f"{'tsm-edge':24} {result['instructions_per_step'] / 1e6:9.2f} {result['instructions_per_mac']:8.3f} "
+          f"{result['simd_fma_share']:6.1%} {result['l2_misses'] / 1e6:12.3f} {cycles:>20}")
+    for peer in result["peers"]:
+        cells = [f"{peer[k] / 1e6:.{d}f}" if peer[k] else "-" for k, d in (("l2_misses", 2), ("cycles", 0))]
+        print(f"{peer['name']:24} {peer['instructions'] / 1e6:9.1f} {peer['instructions'] / result['macs']:8.3f} {'':6} "
+              f"{cells[0]:>12} {cells[1]:>20}")
+    if result["peers"]:
+        print(f"(other engines: reference network, recorded figures. {result['peers_about']})")
+    classes = {kind: value for kind, value in result["by_class"].items() if value >= 5e3 and kind != "simd_macs"}
+    print("\n" + ", ".join(f"{kind} {value / 1e6:.2f} M" for kind, value in classes.items()))
+    print(f"\n{'kernel':42} {'kind':18} {'M instr.':>9} {'FMA':>6} {'L2 misses':>10} {'cycles/MAC x4':>14}")
+    for k in sorted(result["kernels"], key=lambda k: -k["instructions"]):
+        per = f"{4 * k['cycles_estimate'] / k['macs']:.2f}" if k["cycles_estimate"] and k["macs"] else "-"
+        print(f"{k['name'][:42]:42} {k['kind'][:18]:18} {k['instructions'] / 1e6:9.3f} {k['fma_share']:6.1%} "
+              f"{k['l2_misses']:10.0f} {per:>14}")
+    print()
+
+
+def main(argv=None):
+    from tsm_edge.cli import run
+
+    run(_main, argv)
+
+
+if __name__ == "__main__":
+    main()
