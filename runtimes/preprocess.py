@@ -123,8 +123,8 @@ class _Axis:
         inside = index < matrix.shape[1]
         index = np.where(inside, index, matrix.shape[1] - 1)
         weights = np.where(inside, np.take_along_axis(matrix, index, axis=1), 0)
-        self.index = np.ascontiguousarray(index.T)  # [taps, outputs]
-        self.weights = np.ascontiguousarray(weights.T.astype(np.float32))
+        self.index = np.ascontiguousarray(index.T)  # [taps, outputs]; weights [taps, outputs, 1, 1]
+        self.weights = np.ascontiguousarray(weights.T.astype(np.float32))[:, :, None, None]
 
 
 class Preprocessor:
@@ -148,14 +148,11 @@ class Preprocessor:
 
     def _prepare(self, height, width):
         rows, columns = matrices(height, width, self.spec)
-        self._rows = _Axis(rows)
-        used = np.flatnonzero(columns.any(axis=0))
-        self._left, self._right = int(used[0]), int(used[-1]) + 1
-        # The second pass is a matrix product: numpy's own is faster than gathering pixels three bytes apart.
-        self._columns = np.ascontiguousarray(columns[:, self._left:self._right].T.astype(np.float32))
-        shape = (len(rows), self._right - self._left, 3)
-        self._part, self._total = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        self._planes = np.empty((3, *shape[:2]), np.float32)
+        self._rows, self._columns = rows, columns = _Axis(rows), _Axis(columns)
+        tall, wide, used = self.spec["height"], self.spec["width"], columns.last - columns.first
+        self._by_row, self._row_part = (np.empty((tall, used, 3), np.float32) for _ in range(2))
+        self._turned = np.empty((used, tall, 3), np.float32)
+        self._by_column, self._column_part = (np.empty((wide, tall, 3), np.float32) for _ in range(2))
         self._size = (height, width)
 
     def __call__(self, frame, out=None):
@@ -163,15 +160,22 @@ class Preprocessor:
         check_frame(frame)
         if frame.shape[:2] != self._size:
             self._prepare(*frame.shape[:2])
-        rows = self._rows
-        source = frame[rows.first:rows.last, self._left:self._right]
-        total, part = self._total, self._part
+        rows, columns = self._rows, self._columns
+        source = frame[rows.first:rows.last, columns.first:columns.last]
         for tap, (index, weights) in enumerate(zip(rows.index, rows.weights)):
-            np.multiply(source[index], weights[:, None, None], out=part if tap else total)  # [H, w, 3]
+            np.multiply(source[index], weights, out=self._row_part if tap else self._by_row)  # [H, w, 3]
             if tap:
-                total += part
-        np.copyto(self._planes, total.transpose(2, 0, 1)[self._order])  # [3, H, w]
-        out = np.matmul(self._planes, self._columns, out=out)
-        out *= self._scale
+                self._by_row += self._row_part
+        # Turned, so that the second pass, too, moves whole rows; no matrix product, whose threads would get in the way of
+        # the network's.
+        np.copyto(self._turned, self._by_row.transpose(1, 0, 2))  # [w, H, 3]
+        for tap, (index, weights) in enumerate(zip(columns.index, columns.weights)):
+            part = self._column_part if tap else self._by_column
+            np.take(self._turned, index, axis=0, out=part, mode="clip")  # [W, H, 3]
+            part *= weights
+            if tap:
+                self._by_column += part
+        out = np.empty((3, *self._by_column.shape[1::-1]), np.float32) if out is None else out
+        np.multiply(self._by_column.transpose(2, 1, 0)[self._order], self._scale, out=out)
         out += self._bias
         return out
