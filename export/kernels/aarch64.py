@@ -39,6 +39,8 @@ class Form:
     """Everything that shapes a tile's code.
 
     spans : (channels, Layout) of each span. residual (channels side by side) : its rows' steps.
+    limits : instead of bias and clip: there is no bias, and behind the weights come limits of their own for each channel
+    (whether there is a lower, an upper one).
     """
 
     vectors: int
@@ -47,6 +49,7 @@ class Form:
     clip: tuple[float, float] | None
     residual: tuple[int, ...] | None = None
     element: str = "s"  # "s": float32, "h": float16
+    limits: tuple[bool, bool] | None = None
 
     @property
     def rows(self):
@@ -143,6 +146,7 @@ class _Tile(Assembly):
         self.sets = 2 if inputs + 2 * vectors <= free else 1  # weights of the next channel are loaded early
         self.weight0 = inputs
         self.acc0 = free
+        self.fresh = False  # the accumulators hold nothing yet
 
     def acc(self, row, column):
         """Registers that are stored together lie side by side."""
@@ -166,9 +170,12 @@ class _Tile(Assembly):
             self.added(pairs)
 
     def start(self):
-        """Accumulators = bias + residual."""
+        """Accumulators = bias + residual; with limits they are left to the first product."""
         form = self.form
         width = form.vectors
+        if form.limits is not None:
+            self.fresh = True
+            return
         if form.out.plane:
             self.add(f"ld1 {self.list_of(self.weight0, width)}, [[weights]], #{width * 16}")
             for column in range(width):
@@ -198,6 +205,8 @@ class _Tile(Assembly):
         fresh : the accumulators start from zero.
         """
         form = self.form
+        if fresh:
+            self.fresh = False
         ready = self.load_weights(0) if self.sets == 2 else None
         for number, source in enumerate(inputs):
             if self.sets == 2:
@@ -222,7 +231,7 @@ class _Tile(Assembly):
         for i in range(1, self.form.rows):
             self.move(rows[i], rows[i - 1], layout.steps[i] - layout.steps[i - 1])
         self.turns(channels, lambda count, fresh=False: self.vectors_of(rows, fresh) if count == self.lanes else
-                   self.rest(rows, count, channels), rows if self.pairs else None)
+                   self.rest(rows, count, channels, fresh), rows if self.pairs else None)
 
     def turns(self, channels, vectors, rows):
         """`channels` in turns of two vectors each; vectors(count) does one vector or, at the end, less.
@@ -242,6 +251,13 @@ class _Tile(Assembly):
                 vectors(self.lanes)
 
         block = _BLOCK // (2 * self.lanes)
+        if self.fresh and self.element == "h":
+            for register in range(self.acc0, 32):
+                self.add(f"movi v{register}.2d, #0")
+            self.fresh = False
+        if self.fresh and turns:
+            whole(fresh=True)
+            turns -= 1
         if self.element == "h" and turns >= 2 * block:
             self.partial("store")
             self.add(f"mov [blocks:w], #{turns // block}")
@@ -255,11 +271,9 @@ class _Tile(Assembly):
             self.partial("load")
             turns %= block
         self.repeat(turns, whole)
-        if left >= self.lanes:
-            vectors(self.lanes)
-            left -= self.lanes
-        if left:
-            vectors(left)
+        for count in (self.lanes, left - self.lanes) if left > self.lanes else (left,):
+            if count:
+                vectors(count, self.fresh)
 
     def repeat(self, count, body):
         if count < _LOOP_FROM and (self.element == "s" or count < 2):
@@ -327,21 +341,24 @@ class _Tile(Assembly):
             self.add(f"ldr q{i}, [[{pointer}]], #16")
         self.steps([lambda row, k=k: (row, k) for k in range(self.lanes)], fresh)
 
-    def rest(self, rows, left, channels):
+    def rest(self, rows, left, channels, fresh):
         """The last channels, fewer than a vector: read from further back where the row has that much, else one by one."""
         if channels >= self.lanes:
             back = (self.lanes - left) * self.size
             for i, pointer in enumerate(rows):
                 self.add(f"ldur q{i}, [[{pointer}], #-{back}]")
-            self.steps([lambda row, k=k: (row, k) for k in range(self.lanes - left, self.lanes)])
+            self.steps([lambda row, k=k: (row, k) for k in range(self.lanes - left, self.lanes)],
+                       fresh)
             return
         for i, pointer in enumerate(rows):
             for k in range(left):
                 self.add(f"ld1 {{v{i}.{self.element}}}[{k}], [[{pointer}]], #{self.size}")
-        self.steps([lambda row, k=k: (row, k) for k in range(left)])
+        self.steps([lambda row, k=k: (row, k) for k in range(left)], fresh)
 
     def clip(self):
         """Inputs and weights are done with: their registers hold the limits."""
+        if self.form.limits is not None:
+            return self.own_limits()
         low, high = self.form.clip
         used = []
         for register, (word, limit) in enumerate((("fmaxnm", low), ("fminnm", high))):
@@ -354,6 +371,19 @@ class _Tile(Assembly):
                 acc = self.vector(self.acc(row, column))
                 for word, limit in used:
                     self.add(f"{word} {acc}, {acc}, {limit}")
+
+    def own_limits(self):
+        vectors, used = self.form.vectors, []
+        for word, there in zip(("fmaxnm", "fminnm"), self.form.limits):
+            if there:
+                first = len(used) * vectors
+                self.add(f"ld1 {self.list_of(first, vectors)}, [[weights]], #{vectors * 16}")
+                used.append((word, first))
+        for column in range(vectors):
+            for row in range(self.form.rows):
+                acc = self.vector(self.acc(row, column))
+                for word, first in used:
+                    self.add(f"{word} {acc}, {acc}, {self.vector(first + column)}")
 
     def limit(self, register, value):
         if value == 0:
@@ -370,7 +400,7 @@ class _Tile(Assembly):
         self.start()
         for number, (channels, layout) in enumerate(form.spans):
             self.span(number, channels, layout)
-        if form.clip:
+        if form.clip or form.limits is not None:
             self.clip()
         if form.out.plane:
             self.each_run("out", form.out, form.vectors,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tvm import tirx
 
 from tsm_edge.export.kernels import aarch64, aarch64_window, tile
-from tsm_edge.export.kernels.emit import clipped, fma, lane, splat
+from tsm_edge.export.kernels.emit import fma, lane, splat
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +68,22 @@ class PlaneTile(tile.Tile):
         if rest:
             group(whole, rest)
 
-    def finish_planes(self, out, pixels, clip=None):
-        """Store clip(accumulators): vector j of each row to plane j of `out` (its base: the tile's first pixel)."""
+    def finish_planes(self, out, pixels, weights, offset, limits):
+        """Store the accumulators, between the limits at weights[offset:]: vector j of each row to plane j of `out`.
+
+        out : Planes whose base is the tile's first pixel.
+        """
+        ends = []
+        for there in limits:
+            ends.append(self._weights(weights, offset) if there else None)
+            offset = offset + self.width * there
         for j, lanes in enumerate(self.chunks):
             for i, pixel in enumerate(pixels):
-                value = clipped(self._acc[i][j].get(), clip, lanes)
+                value = self._acc[i][j].get()
+                if ends[0]:
+                    value = tirx.Max(value, ends[0][j])
+                if ends[1]:
+                    value = tirx.Min(value, ends[1][j])
                 self.e.store(out.buffer, out.base + (j * out.plane + pixel), value, lanes)
 
 
@@ -184,51 +195,59 @@ def copy(e, source, source_offset, out, out_offset, count, lanes):
         e.store(out, out_offset + i * lanes, e.load(source, source_offset + i * lanes, lanes), lanes)
 
 
-def compute(e, target, group, source, block, depth, weights, offset, out, clip):
-    """One tile of a matrix product from planes to planes: out = clip(source @ weights + bias).
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Input of a tile: `count` channels of the pixels at `steps` from the place's base.
+
+    plane : 0 where a pixel's channels lie side by side, else the distance of planes.
+    """
+
+    place: Planes
+    steps: tuple[int, ...]
+    count: int
+    plane: int
+
+
+def pixels(place, tall, wide):
+    """Distances of the pixels of a tall x wide tile in planes from the first one."""
+    return tuple(y * place.row + x * place.lanes for y in range(tall) for x in range(wide))
+
+
+def compute(e, target, group, sources, weights, offset, out, block, limits):
+    """One tile of a matrix product into planes: out = sum over sources, between limits of each channel.
 
     Parameters
     ----------
-    source, out : Planes; their bases point to the tile's first pixel (and channel).
+    sources : list of Source.
+    weights, offset : buffer and place of the panel: [channels of all sources][width], then its limits.
+    out : Planes; its base points to the tile's first pixel in the panel's first plane.
     block : (height, width) of the tile, in pixels.
-    depth : input channels.
-    weights, offset : buffer made by pack_panels, and where this panel starts in it.
+    limits : whether there is a lower, an upper one.
     """
-    height, width = block
-    if tile.written_out(e, target, group, [(source, _layout(source, block), depth)], weights, offset,
-                        (out, _layout(out, block)), clip):
+    steps = pixels(out, *block)
+    if tile.written_out(e, target, group, [(s.place, aarch64.Layout(s.steps, s.plane), s.count) for s in sources],
+                        weights, offset, (out, aarch64.Layout(steps, out.plane)), limits=limits):
         return
-    inputs, outputs = _pixels(source, block), _pixels(out, block)
-    if tile.written_out(e, target, group, [(source, aarch64.Layout(inputs, source.plane), depth)], weights, offset,
-                        (out, aarch64.Layout(outputs, out.plane)), clip):
-        return
-    acc = PlaneTile(e, target, height * width, group.chunks)
-    acc.start(weights, offset)
-    acc.multiply_planes(source, inputs, depth, weights, offset + group.width)
-    acc.finish_planes(out, outputs, clip)
+    acc = PlaneTile(e, target, len(steps), group.chunks)
+    acc.zero()
+    for source in sources:
+        if source.plane:
+            acc.multiply_planes(source.place, source.steps, source.count, weights, offset)
+        else:
+            acc.multiply([tile.Span(source.place.buffer, source.place.base, source.steps, source.count)], weights, offset)
+        offset = offset + source.count * group.width
+    acc.finish_planes(out, steps, weights, offset, limits)
 
 
-def compute_rows(e, target, group, source, count, depth, weights, offset, out, clip=None, residual=None):
-    """The same from planes to channels last: `count` neighbouring pixels; out and residual are tile.Rows."""
-    if tile.written_out(e, target, group, [(source, _layout(source, (1, count)), depth)], weights, offset,
-                        (out, aarch64.Layout(tuple(out.steps))), clip, residual):
+def compute_rows(e, target, group, source, weights, offset, out, clip=None, residual=None):
+    """From planes to channels last, with bias: as tile.compute; `source` is one Source."""
+    if tile.written_out(e, target, group, [(source.place, aarch64.Layout(source.steps, source.plane), source.count)],
+                        weights, offset, (out, aarch64.Layout(tuple(out.steps))), clip, residual):
         return
-    inputs = _pixels(source, (1, count))
-    if tile.written_out(e, target, group, [(source, aarch64.Layout(inputs, source.plane), depth)], weights, offset,
-                        (out, aarch64.Layout(out.steps)), clip, residual):
-        return
-    acc = PlaneTile(e, target, count, group.chunks)
+    acc = PlaneTile(e, target, len(source.steps), group.chunks)
     acc.start(weights, offset)
-    acc.multiply_planes(source, inputs, depth, weights, offset + group.width)
+    acc.multiply_planes(source.place, source.steps, source.count, weights, offset + group.width)
     acc.finish(out, group.valid, clip, residual)
-
-
-def _layout(place, block):
-    return aarch64.Layout(_pixels(place, block), place.plane)
-
-
-def _pixels(place, block):
-    return tuple(y * place.row + x * place.lanes for y in range(block[0]) for x in range(block[1]))
 
 
 def pack_row(e, x, pixel, channels, out, count):
@@ -261,8 +280,29 @@ def pack_row(e, x, pixel, channels, out, count):
         move(count // turn * turn, count % turn)
 
 
+def fill_elements(e, out, offset, count, lanes):
+    """out[offset : + count] = 0; count is an int."""
+    with e.loop(count // lanes) as i:
+        e.store(out, offset + i * lanes, zero(lanes), lanes)
+    for start, size in tile.pieces(count % lanes, lanes):
+        e.store(out, offset + (count // lanes * lanes + start), zero(size), size)
+
+
+def copy_elements(e, source, source_offset, out, out_offset, count, lanes):
+    """Copy `count` (an int) elements, wherever they begin."""
+    copy(e, source, source_offset, out, out_offset, count // lanes, lanes)
+    for start, size in tile.pieces(count % lanes, lanes):
+        at = count // lanes * lanes + start
+        e.store(out, out_offset + at, e.load(source, source_offset + at, size), size)
+
+
 def zero(lanes):
     return splat(0.0, lanes)
+
+
+def at_least(a, b):
+    """a >= b as an expression, of ints too."""
+    return tirx.GE(*(tirx.IntImm("int32", value) if isinstance(value, int) else value for value in (a, b)))
 
 
 def minimum(a, b):

@@ -36,9 +36,10 @@ class TileShape:
     vectors: int
 
 
-def tile_shape(target, pixels=0, depth=0, channels=0, clip=None):
+def tile_shape(target, pixels=0, depth=0, channels=0, clip=None, pitch=0):
     """The tile that suits a product of pixels x depth by depth x channels on `target`'s registers.
 
+    pitch : elements from one row's inputs to the next one's.
     With multiplication by one lane each row holds a vector of its own inputs; else inputs are broadcast from memory.
     """
     if target.fma_by_element:
@@ -48,6 +49,8 @@ def tile_shape(target, pixels=0, depth=0, channels=0, clip=None):
                   if aarch64.fits(rows, vectors)]
         return min(shapes, key=lambda shape: _instructions(target, shape, pixels, depth, channels, clip))
     if target.vector_registers >= 32:
+        if pitch and pitch * 4 % 2048 == 0:  # such rows meet in one or two of L1's sets, which hold 8 lines each
+            return TileShape(8, 3)
         return TileShape(14, 2)  # 28 accumulators, 2 weights, 1 broadcast
     return TileShape(6, 2)  # 12 accumulators, 2 weights, 1 broadcast of 16
 
@@ -185,7 +188,7 @@ def compute(e, target, group, spans, weights, offset, out, clip=None, residual=N
     acc.finish(out, group.valid, clip, residual)
 
 
-def written_out(e, target, group, sources, weights, offset, out, clip=None, residual=None):
+def written_out(e, target, group, sources, weights, offset, out, clip=None, residual=None, limits=None):
     """Emit a whole tile as the target's own assembly, if there is that and it fits. Returns whether it did.
 
     Parameters
@@ -200,7 +203,7 @@ def written_out(e, target, group, sources, weights, offset, out, clip=None, resi
     if not layout.plane and group.valid != group.width:
         return False
     form = aarch64.Form(len(group.chunks), tuple((channels, at) for _, at, channels in sources), layout,
-                        clip and tuple(clip), residual and residual.steps, aarch64.ELEMENTS[e.dtype])
+                        clip and tuple(clip), residual and residual.steps, aarch64.ELEMENTS[e.dtype], limits)
     places = [(weights, offset), (place.buffer, place.base)]
     places += [(residual.buffer, residual.base)] if residual else []
     e.call_llvm(*aarch64.function(form), places + [(source.buffer, source.base) for source, _, _ in sources])
