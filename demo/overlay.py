@@ -60,7 +60,9 @@ class Pen:
         """(text, size) so that the line fits `room` pixels: smaller first, then shortened."""
         width = self.width(text, size, bold)
         if width > room:
-            size = max(least, size * room / width)
+            size = max(least, int(size * room / width))
+        while size - 1 >= least and self.width(text, size, bold) > room:
+            size -= 1
         while len(text) > 2 and self.width(text, size, bold) > room:
             text = text[:-2].rstrip(" .…") + "…"
         return text, size
@@ -152,7 +154,7 @@ class Overlay:
         inner = left + 1.5 * gap
         split = left + (right - left) * 0.46 if wide else inner
         room = (split - inner - gap) if wide else (right - inner - 1.5 * gap)
-        label, size = pen.fit(view.label or "waiting", 34 * unit, room, True, least=18 * unit)
+        label, size = pen.fit(view.label or "waiting", 34 * unit, room, True, least=15 * unit)
         base = top + panel / 2 + 3 * unit if wide else top + gap + 30 * unit
         if view.active:
             pen.pill(image, left + 0.45 * gap, top + gap, left + 0.45 * gap + 5 * unit, height - 2 * gap, ACCENT)
