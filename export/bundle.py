@@ -207,9 +207,14 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
         with progress.stage("kernels and library"):
             program = import_onnx(work / "model.onnx")
             library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note)
+        rounding = None
+        if precision == "fp16":
+            with progress.stage("what rounding to half precision costs"), verify.one_thread():
+                rounding = verify.rounding_cost(step, inputs, reference)
+                progress.note(f"logits move by {rounding['logits']:.2g} by rounding alone")
         with progress.stage(f"library vs torch ({len(inputs)} frames)"):
             checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision,
-                                        cc))
+                                        cc, rounding))
             verify.require(checks)
 
         with progress.stage("bundle"):

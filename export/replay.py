@@ -142,7 +142,7 @@ def replay(prefix, command, inputs, manifest, work, threads):
     return read_trace(result, len(inputs), manifest), float(found[2]), int(found[1])
 
 
-def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None):
+def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None):
     """Chain the compiled library over `inputs` and compare logits and all caches with the torch reference.
 
     Parameters
@@ -184,12 +184,12 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
         how += f", {threads} thread{'s' if threads != 1 else ''}"
         if not prefix:
             how += f", {mean_ms:.1f} ms a frame"
-        check = verify.compare(NAME, reference, trace, precision, detail=how)
+        check = verify.compare(NAME, reference, trace, precision, how, rounding)
         if check.status == FAILED or threads == 1:
             return check
         few = min(3, len(inputs))
         alone, _, _ = replay(prefix, command, inputs[:few], manifest, work, 1)
-        second = verify.compare(NAME, reference.head(few), alone, precision, detail="with one thread")
+        second = verify.compare(NAME, reference.head(few), alone, precision, "with one thread", rounding)
         return second if second.status == FAILED else check
     except subprocess.TimeoutExpired:
         return Check(NAME, FAILED, detail=f"{how}: no end after {TIMEOUT_SECONDS} s")

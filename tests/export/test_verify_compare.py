@@ -101,3 +101,15 @@ def test_what_was_not_executed_is_never_called_passed():
     assert verify.summary([done, undone, Check("c", FAILED)])["status"] == FAILED
     assert verify.summary([done])["status"] == PASSED
     assert verify.summary([done])["frames"] == 16
+
+
+def test_half_precision_may_cost_a_few_times_what_rounding_costs_and_no_more():
+    good = moving_trace()
+    rounding = {"logits": 0.2, **dict.fromkeys(good.caches, 0.01)}
+    for off, status in ((0.5, PASSED), (0.7, FAILED)):
+        bad = moving_trace()
+        bad.logits[3, 2] += off
+        assert compare("c", good, bad, "fp16", rounding=rounding).status == status
+    bad = moving_trace()
+    bad.logits[3, 2] += 0.3 * np.abs(good.logits).max()  # a quarter of the values is the end, whatever rounding costs
+    assert compare("c", good, bad, "fp16", rounding=dict(rounding, logits=100.0)).status == FAILED
