@@ -2,6 +2,7 @@
  *
  * A *model* is the network: weights and code, never changed once created, shared by any number of threads.
  * A *stream* is one camera: the caches that carry the past, the last result, its worker threads.
+ * A library holds one model. For two in one process, dlopen each with RTLD_LOCAL and take the functions by dlsym.
  *
  *   tsm_model *model = NULL;
  *   tsm_stream *stream = NULL;

@@ -1,4 +1,8 @@
-/* tsm_internal.h: what the runtime's source files share. Not installed. */
+/* tsm_internal.h: what the runtime's source files share. Not installed.
+ *
+ * A model library is: every .c file here but tsm_replay.c, the generated plan.c and its weights, and TVM's kernels.o; linked
+ * with -lm -lpthread (neither on Android) and the version script tsm_edge.map. The sources need C99, a POSIX libc and the
+ * compiler's __atomic functions. -DTSM_NO_THREADS leaves out threads and POSIX but for clock_gettime. */
 #ifndef TSM_INTERNAL_H
 #define TSM_INTERNAL_H
 #include "tsm_edge.h"

@@ -1,5 +1,6 @@
 """The C runtime steps a model, keeps its state and says what is wrong."""
 import ctypes as ct
+import shutil
 import threading
 
 import numpy as np
@@ -208,6 +209,28 @@ def test_a_newer_or_older_callers_struct_is_read_by_its_size(toy, kit):
     assert toy.lib.tsm_stream_create(toy.model, ct.byref(longer), ct.byref(out)) == OK
     assert toy.lib.tsm_stream_threads(out) == 2
     toy.lib.tsm_stream_destroy(out)
+
+
+def test_a_library_can_be_opened_and_closed_more_often_than_a_process_has_keys(toy, kit):
+    from _ctypes import dlclose
+
+    path = toy.lib._name
+    copy = shutil.copy(path, path.replace("libtoy", "libcopy"))
+    for _ in range(1100):  # PTHREAD_KEYS_MAX is 1024
+        again = kit.Toy(copy)
+        assert again.create() == (OK, "")
+        again.lib.tsm_model_destroy(again.model)
+        dlclose(again.lib._handle)
+
+
+def test_two_models_in_one_process_stay_apart(toy, kit, tmp_path):
+    other = kit.Toy(kit.build_toy(tmp_path, BITS=16))
+    assert other.create() == (OK, "")
+    one, two, frames = toy.stream(), other.stream(), kit.toy_frames(3)
+    for frame, full, half in zip(frames, kit.toy_reference(frames), kit.toy_reference(frames, half=True)):
+        close(one.logits(frame), full[0])
+        close(two.logits(frame), half[0], 2e-3)
+    one.close(), two.close()
 
 
 def test_profile_names_every_call_and_adds_up(toy, kit):
