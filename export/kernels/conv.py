@@ -34,7 +34,7 @@ def build(op, shapes, target, precision="fp32"):
               + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice))
 
     depth = kh * kw * ic
-    shape = tile.tile_shape(target, oh * ow, depth, oc, op.clip)
+    shape = tile.tile_shape(target, oh * ow, depth, oc, op.clip, ic * stride_x)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight.transpose(2, 3, 1, 0).reshape(depth, oc), op.bias, groups)
     padded_height, padded_width = height + top + bottom, width + left + right

@@ -49,7 +49,7 @@ def build(builder, op, shapes, target):
     symbol = kernel.symbol + "_f16"
     args = tuple(WeightArg(_half(arg.array, op.name)) if isinstance(arg, WeightArg) else replace(arg, dtype="float16")
                  for arg in kernel.args)
-    return Kernel(symbol, kernel.kind, kernel.func.with_attr("global_symbol", symbol), args, kernel.macs)
+    return replace(kernel, symbol=symbol, func=kernel.func.with_attr("global_symbol", symbol), args=args)
 
 
 def _half(array, name):
