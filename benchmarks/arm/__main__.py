@@ -22,6 +22,7 @@ def parser():
     p.add_argument("--cpu", help="QEMU's and llvm-mca's CPU (default: the bundle's target)")
     p.add_argument("--steps", type=int, default=2, help="steps to count (2)")
     p.add_argument("--plot", metavar="PNG|SVG", help="write the kernels against the roofline")
+    p.add_argument("--bytes-per-cycle", type=float, default=4.0, help="memory roof of the picture, bytes a cycle of one core (4, assumed)")
     p.add_argument("--json", action="store_true")
     return p
 
@@ -37,14 +38,14 @@ def _main(argv):
     if not str(target.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
         raise InputError("the counter runs AArch64 Linux libraries", found=f"a bundle for {target.get('name')} ({target.get('triple')})",
                          expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target jetson-nano")
-    cpu = args.cpu or target["cpu"]
+    cpu, emulated = args.cpu or target["cpu"], args.cpu or target.get("emulator_cpu") or target["cpu"]
     print(f"options: bundle={args.bundle}, cpu={cpu}, steps={args.steps}", file=sys.stderr)
     caches = {"l1": f"{target['l1_bytes']}:2" if target["l1_bytes"] == 32768 else f"{target['l1_bytes']}:4",
               "l2": f"{target['l2_bytes']}:16"}
-    counts = count(bundle.file("libtsm_model.so"), cpu=cpu, steps=args.steps, **caches)
+    counts = count(bundle.file("libtsm_model.so"), cpu=emulated, steps=args.steps, **caches)
     result = summary(counts, bundle.manifest, cpu, caches)
     if args.plot:
-        plot(result, args.plot, target)
+        plot(result, args.plot, args.bytes_per_cycle)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
@@ -75,7 +76,7 @@ def summary(counts, manifest, cpu, caches):
             "peers_about": peers.pop("about"), "peers": peers.get(f"{cpu} {manifest['precision']}", [])}
 
 
-def plot(result, path, target):
+def plot(result, path, bytes_per_cycle):
     """Kernels against the roofline: multiply-accumulates a cycle (estimate) over multiply-accumulates a byte."""
     try:
         import matplotlib
@@ -97,10 +98,17 @@ def plot(result, path, target):
         some = [k for k in rows if k["kind"] == kind]
         axes.scatter([k["macs"] / k["bytes"] for k in some], [k["macs"] / k["cycles_estimate"] for k in some],
                      s=[12 + 4e-5 * k["macs"] for k in some], color=colour, alpha=0.7, label=kind.replace("_", " "))
-    axes.axhline(peak, color="black", lw=1)
-    axes.text(axes.get_xlim()[0], peak * 1.02, f"peak: one {peak}-lane multiply-add a cycle", fontsize=8, va="bottom")
     axes.set_xscale("log")
-    axes.set_ylim(0, peak * 1.15)
+    axes.set_yscale("log")
+    low, high = min(0.1, *(k["macs"] / k["bytes"] for k in rows)), 2 * max(k["macs"] / k["bytes"] for k in rows)
+    axes.set_xlim(low, high)
+    ridge = peak / bytes_per_cycle
+    axes.plot([low, ridge, high], [low * bytes_per_cycle, peak, peak], color="black", lw=1)
+    axes.text(high, peak * 1.02, f"one {peak}-lane multiply-add a cycle", fontsize=8, ha="right", va="bottom")
+    axes.text(low * 1.1, peak / 38, f"memory at {bytes_per_cycle:g} bytes a cycle (assumed)", fontsize=8)
+    axes.set_ylim(peak / 40, peak * 1.4)
+    axes.set_yticks([peak / 16, peak / 8, peak / 4, peak / 2, peak], [f"{peak / d:g}" for d in (16, 8, 4, 2, 1)])
+    axes.minorticks_off()
     axes.set_xlabel("multiply-accumulates for each byte of weights and activations")
     axes.set_ylabel("multiply-accumulates a cycle (llvm-mca estimate)")
     axes.set_title(f"{result['model']} on {result['cpu']}: kernels of one step (area: work)", fontsize=10)
