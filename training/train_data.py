@@ -44,14 +44,14 @@ def open_data(args, chief=True):
     """
     from .augment import CentreCrop, ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map
 
+    if args.data == "gestures" and args.val_data or args.val_data == "gestures":
+        raise InputError("rendered gestures bring their own validation clips", found=f"--data {args.data} --val-data {args.val_data}",
+                         expected="--val-data beside clips of your own", do="leave --val-data out; measure other clips with tsm-eval")
     if args.data == "gestures":
         data, val = _gestures(args, chief)
         classes, fps = list(data.classes), args.frames / args.seconds
     else:
         data, val, classes, fps = _clips(args)
-    if args.data == "gestures" and args.val_data or args.val_data == "gestures":
-        raise InputError("rendered gestures bring their own validation clips", found=f"--data {args.data} --val-data {args.val_data}",
-                         expected="--val-data beside clips of your own", do="leave --val-data out; measure other clips with tsm-eval")
     steps = [MultiScaleCrop(args.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
     if args.mirror:
         pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in args.mirror_pairs]

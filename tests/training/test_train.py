@@ -1,0 +1,196 @@
+"""tsm-train as a user starts it: killed and gone on with, on two processes, from other checkpoints, with wrong input."""
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
+
+from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
+from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
+from tsm_edge.training.train import _main, parse_size  # noqa: E402
+from tsm_edge.training.train_data import clip_rate, hold_out  # noqa: E402
+
+
+def options(tiny, clips, folder, *more):
+    return [str(v) for v in ("--data", clips, "--output", folder, *tiny.NETWORK, "--epochs", 2, "--batch", 4, "--threads", 1,
+                             "--device", "cpu", *more)]
+
+
+def same_weights(a, b):
+    a, b = load_checkpoint(a).state_dict, load_checkpoint(b).state_dict
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def wait_for(path, process, seconds=120):
+    for _ in range(seconds * 20):
+        if path.exists():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    raise AssertionError(f"no {path} after {seconds} s")
+
+
+@pytest.fixture(scope="module")
+def straight(tiny, clips, tmp_path_factory):
+    """A run of six steps that nobody stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "straight"
+    assert _main(options(tiny, clips, folder, "--ema", 0.9)) == 0
+    return folder
+
+
+def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tiny, clips, straight, tmp_path):
+    argv = options(tiny, clips, tmp_path / "run", "--ema", 0.9, "--save-every", 2)
+    process = subprocess.Popen(tiny.command(*argv), env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_for(tmp_path / "run" / "last.pt", process)
+    process.kill()
+    process.communicate()
+    step = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
+    assert 0 < step < 6 and not (tmp_path / "run" / "final.pth").exists()
+    assert _main(argv) == 0
+    assert same_weights(tmp_path / "run" / "final.pth", straight / "final.pth")
+    assert same_weights(tmp_path / "run" / "best.pth", straight / "best.pth")
+
+
+def test_control_c_saves_the_state_and_says_so(tiny, clips, straight, tmp_path):
+    argv = options(tiny, clips, tmp_path / "run", "--ema", 0.9, "--workers", 1, "--save-every", 1)
+    process = subprocess.Popen(tiny.command(*argv), env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "run" / "last.pt", process)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130 and "the same command goes on" in said and "Traceback" not in said, said
+    step = torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"]
+    assert f"the state of step {step} is in" in said
+    assert _main(argv) == 0
+    assert same_weights(tmp_path / "run" / "final.pth", straight / "final.pth")
+
+
+def test_two_processes_give_the_losses_of_one_with_the_same_batch(tiny, clips, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def losses(folder):
+        events = EventAccumulator(str(folder / "tensorboard")).Reload()
+        return [event.value for event in events.Scalars("loss")]
+
+    _main(options(tiny, clips, tmp_path / "one", "--accumulate", 2))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 0,
+                "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "-m", "tsm_edge.training.train"]
+    tiny.run(*options(tiny, clips, tmp_path / "two"), before=[str(v) for v in launcher])
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert len(one) == 6 and one == pytest.approx(two, abs=1e-5)
+    a, b = (load_checkpoint(tmp_path / n / "final.pth").state_dict for n in ("one", "two"))
+    learnt = [k for k in a if k.endswith(("weight", "bias"))]
+    assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in learnt)
+
+
+def test_curves_and_checkpoints_are_written(straight):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(straight / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "learning rate", "validation top-1"}
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
+    info = load_checkpoint(straight / "final.pth").info
+    assert info["fps"] == 4.0  # four frames of a second
+    assert info["shift"] == "online" and info["metrics"]["epoch"] == 2 and info["training"]["batch"] == 4
+    assert sorted(p.name for p in straight.iterdir()) == ["best.pth", "final.pth", "last.pt", "tensorboard"]
+
+
+def test_a_finished_run_is_not_trained_again(tiny, clips, straight, capsys):
+    before = (straight / "final.pth").read_bytes()
+    assert _main(options(tiny, clips, straight, "--ema", 0.9, "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 6 and (straight / "final.pth").read_bytes() == before
+
+
+def test_another_network_does_not_go_on_with_a_run(tiny, clips, straight):
+    with pytest.raises(InputError, match="shift=online") as error:
+        _main(options(tiny, clips, straight, "--ema", 0.9, "--shift", "none"))
+    assert "shift=none" in error.value.expected
+
+
+def test_a_network_of_both_directions_becomes_an_online_one(tiny, clips, checkpoint, tmp_path, capsys):
+    offline = checkpoint(shift="offline")
+    argv = ["--data", clips, "--output", tmp_path / "run", "--init", offline, "--epochs", 1, "--batch", 4, "--threads", 1, "--head-only"]
+    assert _main([str(v) for v in argv]) == 0
+    assert "trained with shifts both ways" in capsys.readouterr().err
+    before, after = load_checkpoint(offline), load_checkpoint(tmp_path / "run" / "final.pth")
+    assert after.info["shift"] == "online" and after.info["future"] is None
+    assert tuple(after.info["past"]) == tuple(before.info["past"]) == (1, 2)  # what came from the past still does
+    assert tuple(after.info["input_size"]) == (32, 32) and after.width == 0.35 and after.info["n_segment"] == 4
+    changed = {k for k in before.state_dict if not torch.equal(before.state_dict[k], after.state_dict[k])}
+    assert changed == {"classifier.weight", "classifier.bias"}
+
+
+def test_another_class_list_gets_a_new_classifier(tiny, clips, checkpoint, tmp_path, capsys):
+    other = checkpoint(classes=["a", "b", "c", "d"])
+    argv = ["--data", clips, "--output", tmp_path / "run", "--init", other, "--epochs", 1, "--batch", 4, "--threads", 1, "--lr", 0.001]
+    assert _main([str(v) for v in argv]) == 0
+    assert "with a new classifier" in capsys.readouterr().err
+    after = load_checkpoint(tmp_path / "run" / "final.pth")
+    assert after.classes == list(tiny.CLASSES) and after.state_dict["classifier.weight"].shape[0] == 3
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (("--init", "default"), "default model is not there"), (("--optimizer", "adam"), "did you mean 'adamw'"),
+    (("--input-size", "12"), "32 to 2048"), (("--batch", "64"), "fewer clips"), (("--data", "/nowhere"), "no data set at"),
+    (("--val-data", "gestures"), "bring their own"), (("--frames", "0"), "1 or more"), (("--init", "nothing.pth"), "is not there"),
+])
+def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypatch, wrong, words):
+    from tsm_edge.training import default
+
+    monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", tmp_path / "gestures.pth")
+    with pytest.raises(TsmEdgeError) as error:
+        _main(options(tiny, clips, tmp_path / "run", *wrong))
+    assert words in str(error.value) and error.value.found and error.value.expected and error.value.do
+
+
+def test_clips_without_a_label_are_not_trained_on(tiny, clips, tmp_path):
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{c}/{i:03d}.avi {c}\n" for c in tiny.CLASSES for i in range(5)) + "unknown/x.avi\n")
+    with pytest.raises(InputError, match="1 clips without a label"):
+        _main(options(tiny, listed, tmp_path / "run", "--root", clips, "--classes", _names(tmp_path, tiny.CLASSES)))
+
+
+def _names(folder, names):
+    path = folder / "names.txt"
+    path.write_text("\n".join(names))
+    return path
+
+
+def test_held_out_clips_are_a_tenth_of_each_class_or_one_of_five():
+    from tsm_edge.training.layouts import Item
+
+    items = [Item(f"{label}/{k}", label) for label, n in enumerate((20, 7, 3)) for k in range(n)]
+    rest, held = hold_out(items)
+    assert sorted(rest + held, key=str) == sorted(items, key=str)
+    assert [sum(i.label == label for i in held) for label in range(3)] == [2, 1, 0]
+
+
+def test_the_rate_of_clips_is_what_the_sampler_takes(tiny, clips):
+    from tsm_edge.training.layouts import find_items
+    from tsm_edge.training.sampling import Sampler
+
+    items, _ = find_items(clips)  # 8 frames at 8 a second
+    assert clip_rate(items, Sampler("uniform", 4)) == 4.0
+    assert clip_rate(items, Sampler("dense", 4, stride=2)) == 4.0
+    assert clip_rate(items, Sampler("rate", 4, fps=5.0)) == 5.0
+    assert clip_rate([], Sampler()) == 0.0
+
+
+def test_sizes_are_parsed():
+    assert parse_size("224") == (224, 224) and parse_size("256x192") == (256, 192)
+    assert np.all([pytest.raises(InputError, parse_size, text) for text in ("", "2x", "99999", "a")])
+
+
+def test_rendered_gestures_are_trained_on_with_strokes(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("Swiping Left\nSwiping Right\nNo gesture\n")
+    argv = ["--data", "gestures", "--classes", names, "--clips-per-class", 4, "--output", tmp_path / "run", "--width", 0.35,
+            "--input-size", 32, "--frames", 4, "--epochs", 1, "--batch", 6, "--threads", 1, "--frame-loss", 0.5, "--mirror",
+            "--optimizer", "adamw", "--lr", 0.001]
+    assert _main([str(v) for v in argv]) == 0
+    info = load_checkpoint(tmp_path / "run" / "final.pth").info
+    assert info["fps"] == pytest.approx(4 / 3) and info["classes"] == ["Swiping Left", "Swiping Right", "No gesture"]
