@@ -44,7 +44,7 @@ def classify(words):
     classes[(group & 14) == 8] = index["integer"]
     classes[(group & 7) == 5] = index["integer"]
     branch = (group & 14) == 10
-    classes[branch & ((w >> 24) != 0xD5)] = index["branch"]
+    classes[branch & ((w >> 25) != 0x6A)] = index["branch"]  # 0xD4, 0xD5: exceptions, hints, system registers
 
     memory = (group & 5) == 4
     simd = (w >> 26) & 1 == 1

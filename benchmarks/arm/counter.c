@@ -8,7 +8,7 @@
  * Arguments: out=FILE  l1=BYTES:WAYS  l2=BYTES:WAYS  (either cache given switches the simulation on; lines of 64 bytes, LRU,
  * no prefetcher, instruction fetches left out). The guest marks its region with prctl(0x54534d, 1) and prctl(0x54534d, 2).
  *
- * Output, text: "cache SEGMENT L1_ACCESSES L1_MISSES L2_ACCESSES L2_MISSES" a segment, then one line for each block and
+ * Output, text: (accesses as QEMU makes them: 16 bytes are two) "cache SEGMENT L1_ACCESSES L1_MISSES L2_ACCESSES L2_MISSES" a segment, then one line for each block and
  * segment it ran in: COUNT SEGMENT FILE OFFSET WORD WORD ...
  * Single-threaded guests only: the counters are not atomic. */
 #include <inttypes.h>
