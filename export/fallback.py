@@ -13,8 +13,9 @@ import numpy as np
 from tsm_edge.errors import InputError
 
 from .fallback_models import as_fallback
-from .fallback_schedule import schedule
+from .fallback_schedule import is_one_loop_nest, schedule
 from .kernels.base import Kernel, TensorArg, WeightArg
+from .layouts import ELEMENTWISE
 from .program import Fallback
 
 
@@ -175,6 +176,9 @@ class _Calls:
             self.call(_copy(shape, dtype), "copy", [source], [TensorArg(name, tuple(shape), dtype)])
         if self.out:
             self.out[0] = replace(self.out[0], macs=model_macs(self.op.model))
+        elementwise = all(node.op_type in ELEMENTWISE for node in self.op.model.graph.node)
+        if elementwise and len(self.out) == len(results) == 1 and is_one_loop_nest(self.out[0].func):
+            self.out[0] = replace(self.out[0], in_place=tuple(self.op.inputs))
 
 
 def _digest(func):

@@ -22,6 +22,14 @@ def schedule(func):
         return func
 
 
+def is_one_loop_nest(func):
+    """Whether a function computes everything in one nest of loops, without tensors in between."""
+    from tvm.s_tir import Schedule
+
+    plan = Schedule(func)
+    return len(_blocks(plan)) == 1 and set(_kinds(plan, _blocks(plan)[0])) == {"spatial"}
+
+
 def _blocks(plan):
     return plan.get_child_blocks(plan.get_sblock("root"))
 

@@ -100,7 +100,9 @@ def make_plan(calls, program):
     caches, cache_bytes = _place_caches(program, dtypes)
     cache_offset = {cache.name: cache.offset for cache in caches}
     weights = _Weights()
-    spans = _lifetimes(calls, sizes, program, cache_of)
+    outside = {program.frame, program.logits, *cache_of}
+    spans = _lifetimes(calls, sizes, program, outside)
+    spans, home = _share(calls, spans)
     offsets, arena_bytes = place(spans)
 
     planned = []
@@ -125,7 +127,7 @@ def make_plan(calls, program):
                         space = "cache" if cache_of[arg.name] == arg.name else "next_cache"
                         offset = cache_offset[cache_of[arg.name]]
                     else:
-                        space, offset = "arena", offsets[arg.name]
+                        space, offset = "arena", offsets[home.get(arg.name, arg.name)]
             operands.append(Operand(space, offset, dtype, shape or (1,)))
         planned.append(Call(op.name, kernel, tuple(operands), sum(touched.values())))
     return MemoryPlan(tuple(planned), caches, arena_bytes, cache_bytes, weights.block())
@@ -153,9 +155,8 @@ def _place_caches(program, dtypes):
     return tuple(places), offset + SLACK if places else 0
 
 
-def _lifetimes(calls, sizes, program, cache_of):
+def _lifetimes(calls, sizes, program, outside):
     """(key, size, first call, last call) of what lies in the arena; key: tensor name, or (call, position) of scratch."""
-    outside = {program.frame, program.logits, *cache_of}
     first, last, spans = {}, {}, []
     known = {program.frame, *(splice.cache for splice in program.caches)}
     for index, (op, kernel) in enumerate(calls):
@@ -175,6 +176,31 @@ def _lifetimes(calls, sizes, program, cache_of):
     if missing:
         raise ValueError(f"no kernel writes {', '.join(missing)}")
     return spans + [(key, sizes[key], first[key], last[key]) for key in first]
+
+
+def _share(calls, spans):
+    """Put an output over an input that ends with the call, where the kernel can work in place.
+
+    Returns
+    -------
+    (spans, dict)
+        With the two lives joined; tensor -> the tensor whose place it has.
+    """
+    lives = {key: (size, first, last) for key, size, first, last in spans}
+    home = {}
+    for index, (_, kernel) in enumerate(calls):
+        born = [a.name for a in kernel.args if isinstance(a, TensorArg) and lives.get(a.name, (0, -1, 0))[1] == index]
+        for name in kernel.in_place:
+            owner = home.get(name, name)
+            if not born or owner not in lives or lives[owner][2] != index:
+                continue
+            heir = next((b for b in born if lives[b][0] == lives[owner][0]), None)
+            if heir is not None:
+                size, first, _ = lives[owner]
+                lives[owner] = size, first, lives.pop(heir)[2]
+                home[heir] = owner
+                break
+    return [(key, *life) for key, life in lives.items()], home
 
 
 def place(spans):

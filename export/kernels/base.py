@@ -40,6 +40,8 @@ class Kernel:
     func : tvm PrimFunc; its parameters are `args` in order. May contain parallel loops.
     args : TensorArg | WeightArg | ScratchArg, in the order of func's parameters.
     macs : multiply-accumulates of one call (useful ones; halo work done twice is not counted twice).
+    in_place : names of inputs that the output may lie over (same size): the kernel reads each of their elements before it
+        writes the output's element in the same place, on the same thread, and not again after.
     """
 
     symbol: str
@@ -47,3 +49,4 @@ class Kernel:
     func: object
     args: tuple
     macs: int
+    in_place: tuple[str, ...] = ()

@@ -35,7 +35,7 @@ def build(op, shapes, target, precision="fp32"):
     symbol = f"pointwise_{height}x{width}_{ic}_{oc}" + ("" if flat else f"_s{stride_y}{stride_x}")
     symbol += clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice)
 
-    shape = tile.tile_shape(target, oh * ow, ic, oc, op.clip)
+    shape = tile.tile_shape(target, oh * ow, ic, oc, op.clip, ic * stride_x)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight[:, :, 0, 0].T, op.bias, groups)
     args = [TensorArg(op.x, (height * width * ic,))]
@@ -81,9 +81,10 @@ def build(op, shapes, target, precision="fp32"):
     if not flat or oh * ow * ic * 4 <= target.l2_bytes // 2:  # the whole input stays near: weights come once
         if fold:
             keep(0, height * width)
-        sweep.over_panels(e, image, groups, body)
+        sweep.over_panels(e, image, groups, body, target.threads)
     else:
-        run = max(1, target.l1_bytes // 2 // (4 * ic * shape.rows))
+        run = sweep.run_length(image, max(1, target.l1_bytes // 2 // (4 * ic * shape.rows)), target.threads)
         before = (lambda block, first, length: keep(block.place(first)[1], length * block.width)) if fold else None
         sweep.over_tiles(e, image, groups, body, run, before)
-    return Kernel(symbol, "pointwise", e.function(symbol), tuple(args), oh * ow * ic * oc)
+    in_place = (op.residual,) if op.residual and op.residual != op.x else ()
+    return Kernel(symbol, "pointwise", e.function(symbol), tuple(args), oh * ow * ic * oc, in_place)

@@ -63,6 +63,14 @@ def test_chain_of_elementwise_operations_is_one_kernel_without_intermediate_tens
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     expected = np.tanh(x / (1 + np.exp(-x)))
     assert np.abs(evaluate(kernels, {"x": x})["y"] - expected).max() < 1e-6
+    assert kernels[0].in_place == ("x",)
+
+
+def test_only_elementwise_operations_work_in_place():
+    nodes = [helper.make_node("Transpose", ["x"], ["y"], perm=[0, 1, 3, 2])]
+    kernels = fallback.lower(onnx_fallback(nodes, {"x": [1, 2, 4, 4]}, {"y": [1, 2, 4, 4]}), {}, HOST)
+    assert kernels[0].in_place == ()
+    assert all(k.in_place == () for k in fallback.lower(conv("plain"), SHAPES, HOST))
 
 
 def test_inputs_constants_and_repeated_results_are_copied_to_their_outputs():

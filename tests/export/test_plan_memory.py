@@ -178,3 +178,82 @@ def test_cpu_features_of_the_target_are_asked_for():
     assert needed_hwcap(get_target("jetson-nano")) == 0
     assert needed_hwcap(get_target("raspberry-pi-5")) == (1 << 9) | (1 << 10) | (1 << 20)
     assert needed_hwcap(get_target("raspberry-pi-32bit")) == (1 << 12) | (1 << 16)
+
+
+def chain(in_place, *, also_later=False):
+    """frame -> t -> u (in place of t, where allowed) -> v -> logits, without caches."""
+    shapes = {"frame": (4, 4, 3), **{n: (4, 4, 8) for n in "tuv"}, "logits": (1,)}
+    program = Program([], shapes)
+    steps = [("frame", "t"), ("t", "u"), ("u", "v"), ("v", "logits")]
+    calls = []
+    for a, b in steps:
+        size = {"frame": 48, "logits": 1}
+        args = [tensor(a, size.get(a, 128)), tensor(b, size.get(b, 128))]
+        if also_later and b == "logits":
+            args.insert(0, tensor("t", 128))
+        calls.append((Add(a + b, a, a, b), Kernel("k", "test", None, tuple(args), 0, (a,) if in_place else ())))
+    return program, calls
+
+
+def arena_offset(plan, call, position):
+    operand = plan.calls[call].operands[position]
+    assert operand.space == "arena"
+    return operand.offset
+
+
+def test_kernels_that_work_in_place_get_one_place():
+    program, calls = chain(True)
+    plan = make_plan(calls, program)
+    assert plan.arena_bytes == 4 * 128 + SLACK
+    assert arena_offset(plan, 1, 0) == arena_offset(plan, 1, 1) == arena_offset(plan, 2, 1) == 0
+    program, calls = chain(False)
+    plan = make_plan(calls, program)
+    assert plan.arena_bytes == 2 * 4 * 128 + SLACK
+    assert arena_offset(plan, 1, 0) != arena_offset(plan, 1, 1)
+
+
+def test_input_that_is_read_later_is_not_written_over():
+    program, calls = chain(True, also_later=True)
+    plan = make_plan(calls, program)
+    t = arena_offset(plan, 0, 1)
+    assert arena_offset(plan, 1, 1) != t and arena_offset(plan, 2, 1) != t and arena_offset(plan, 3, 0) == t
+    assert arena_offset(plan, 1, 1) == arena_offset(plan, 2, 1), "the others still share"
+
+
+def test_ends_are_never_written_over():
+    program, calls = chain(True)
+    plan = make_plan(calls, program)
+    assert plan.calls[0].operands[0].space == "frame" and plan.calls[3].operands[1].space == "logits"
+
+
+def test_plan_of_a_real_program_keeps_every_value_until_it_was_read():
+    """Each call writes a number of its own into its outputs; readers must find the number of the right call."""
+    random = np.random.default_rng(3)
+    for _ in range(20):
+        names, calls, made = ["frame"], [], 0
+        shapes = {"frame": (4, 4, 3), "logits": (1,)}
+        for index in range(25):
+            out = "logits" if index == 24 else f"t{index}"
+            shapes[out] = (1,) if out == "logits" else (4, 4, 1)
+            reads = list(dict.fromkeys(str(n) for n in random.choice(names[-6:], 2)))
+            size = {"frame": 48, "logits": 1}
+            args = [tensor(n, size.get(n, 16)) for n in (*reads, out)] + [ScratchArg((int(random.integers(1, 40)),))]
+            allowed = tuple(n for n in reads if random.random() < 0.5)
+            calls.append((Add(f"op{index}", reads[0], reads[-1], out), Kernel("k", "test", None, tuple(args), 0, allowed)))
+            names.append(out)
+        plan = make_plan(calls, Program([], shapes))
+        memory, written = {}, {"frame": -1}
+        for index, (call, (op, kernel_)) in enumerate(zip(plan.calls, calls)):
+            arena = [(o, a) for o, a in zip(call.operands, kernel_.args) if o.space == "arena"]
+            for operand, arg in arena:
+                if isinstance(arg, TensorArg) and arg.name != op.out:
+                    got = {memory[b] for b in range(operand.offset, operand.offset + planning.arg_bytes(arg))}
+                    assert got == {written[arg.name]}, (index, arg.name)
+            for operand, arg in arena:
+                if isinstance(arg, ScratchArg) or arg.name == op.out:
+                    value = index if isinstance(arg, TensorArg) else "scratch"
+                    memory.update({b: value for b in range(operand.offset, operand.offset + planning.arg_bytes(arg))})
+            if op.out != "logits":
+                written[op.out] = index
+            made += 1
+        assert made == 25
