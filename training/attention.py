@@ -60,14 +60,15 @@ def overlay(frame, evidence, scale):
     return (frame * (1 - weight) + warm * weight).astype(np.uint8)
 
 
-def write_attention(path, checkpoint, clips, name=None, per_class=1, side=144):
+def write_attention(path, net, clips, name=None, per_class=1, side=144):
     """Write strips (PNG: a row a clip, a column a frame) or a film (MP4: the strips' rows side by side) of attention.
 
     Parameters
     ----------
     path : path
         Ends in .png or .mp4.
-    checkpoint : path
+    net : torch.nn.Module or None
+        The clip-level network.
     clips : tsm_edge.training.evaluate.Clips
     name : str or None
         Class whose evidence is shown; None: each clip's own.
@@ -76,16 +77,13 @@ def write_attention(path, checkpoint, clips, name=None, per_class=1, side=144):
     from ..runtimes.preprocess import preprocess
     from ..runtimes.torch_backend import describe
     from ..shift import set_segments
-    from .networks import open_network
 
     if not str(path).lower().endswith((".png", ".mp4")):
         raise InputError("the attention file cannot be written", found=str(path), expected="a name ending in .png or .mp4",
                          do="for example --attention attention.png")
-    try:
-        net = open_network(checkpoint)
-    except Exception as error:
-        raise InputError("attention needs the network itself", found=f"{checkpoint}: {str(error).splitlines()[0]}",
-                         expected="a checkpoint", do="pass the checkpoint that the bundle was made from") from error
+    if net is None:
+        raise InputError("attention needs the network itself", found="a compiled or exported model", expected="a checkpoint",
+                         do="pass the checkpoint that the bundle was made from")
     shown = None if name is None else clips.classes.index(choose(name, clips.classes, "class"))
     rule = describe(net, [])["input"]
     import torch

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,9 @@ EXAMPLES = """examples:
   tsm-eval dist/host --data gestures --stream 600                 and ten minutes of joined gestures
   tsm-eval final.pth --data test.txt --root frames/ --confusion confusion.png --json
   tsm-eval final.pth --data gestures --attention attention.png    where the network looks, frame by frame
+  tsm-eval offline.pth --data gestures --past 1:2                 an offline network, and its weights run online
+A network that was trained online is stepped frame by frame. One that was trained offline or without shifts (checkpoints only)
+sees whole clips.
 """
 PARTS = tuple(i / 10 for i in range(1, 11))
 
@@ -30,8 +34,9 @@ def parser():
     p.add_argument("--clips-per-class", type=int, default=20, help="rendered gestures (20)")
     p.add_argument("--frames", type=int, default=0, help="frames of a clip (0: as the network was trained)")
     p.add_argument("--backend", help="native, onnxruntime or torch")
+    p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS",
-                   help="also a joined stream of about this length (rendered gestures)")
+                   help="also a stream of this length: rendered gestures with rest between them, or the clips joined")
     p.add_argument("--backwards", action="store_true", help="also play the clips backwards (rendered gestures)")
     p.add_argument("--confusion", metavar="PNG", help="write the confusion matrix as a picture")
     p.add_argument("--attention", metavar="PNG|MP4", help="write what the network looks at (checkpoints only)")
@@ -50,28 +55,82 @@ def main(argv=None):
 def _main(argv):
     args = parser().parse_args(argv)
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-    import tsm_edge
-
-    model = tsm_edge.load(args.model, backend=args.backend)
+    if args.clips_per_class < 1 or args.frames < 0 or args.stream < 0:
+        raise InputError("a number cannot be used", found=f"--clips-per-class {args.clips_per_class} --frames {args.frames} "
+                         f"--stream {args.stream:g}", expected="at least one clip, no negative numbers", do="pick others")
+    model = open_model(args)
     clips = _clips(args, model)
-    result = evaluate(model, clips, backwards=args.backwards)
-    result = {"model": str(args.model), "backend": model.backend, **result}
-    if Path(args.model).is_file() and model.backend == "torch":
-        result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(args.model, clips)), clips.labels, 1)
+    result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
+              **evaluate(model, clips, backwards=args.backwards)}
+    if model.net is not None and model.shift == "online":
+        result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(model.net, clips)), clips.labels, 1)
+    if args.past:
+        result["online_top1"] = _run_online(args, model, clips)
+    if args.stream and model.shift != "online":
+        raise InputError("only online networks run on streams", found=f"{args.model}, shift {model.shift}",
+                         expected="a network trained online", do="leave --stream out")
     if args.stream:
-        result["stream"] = evaluate_stream(model, args.stream, seed=args.seed, split=args.split)
+        result["stream"] = evaluate_stream(model, args.stream, seed=args.seed, split=args.split) if args.data == "gestures" \
+            else evaluate_joined(model, clips, args.stream, seed=args.seed)
     if args.confusion:
         write_confusion(args.confusion, np.array(result["confusion"]), model.classes)
     if args.attention:
         from .attention import write_attention
 
-        write_attention(args.attention, args.model, clips, args.attention_class)
+        write_attention(args.attention, model.net, clips, args.attention_class)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         _print(result)
     print(f"PASSED top-1 {result['top1']:.2%} over {result['clips']} clips", file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+def open_model(args):
+    """A loaded model with `net` (the clip-level network of a checkpoint, or None) and `shift` ("online", "offline", None).
+
+    A checkpoint that was not trained online is given as a `WholeClips`.
+    """
+    import tsm_edge
+
+    from ..runtimes import CHECKPOINTS
+
+    path, net = Path(args.model), None
+    if path.suffix in CHECKPOINTS and path.is_file():
+        from .networks import open_network
+
+        net = open_network(path)
+        if net.tsm_info["shift"] != "online":
+            return WholeClips(net)
+    model = tsm_edge.load(args.model, backend=args.backend)
+    model.net, model.shift = net, "online"
+    return model
+
+
+class WholeClips:
+    """A network that sees a clip at once (trained offline, or without shifts), with what `evaluate` asks of a model."""
+
+    backend = "torch"
+
+    def __init__(self, net):
+        from ..runtimes.torch_backend import describe
+
+        self.net, self.shift, self.manifest = net, net.tsm_info["shift"], describe(net, [])
+        self.classes = self.manifest["classes"]
+
+
+def _run_online(args, model, clips):
+    """Top-1 of an offline network's weights, stepped."""
+    from ..backbones import create_model
+    from ..runtimes.torch_backend import TorchModel
+
+    match = re.fullmatch(r"(\d+):(\d+)", args.past)
+    if not match or model.shift == "online" or model.net is None:
+        raise InputError("--past cannot be used", found=f"--past {args.past}, {args.model} with shift {model.shift}",
+                         expected="START:STOP in folds of channels, for a checkpoint that was trained offline",
+                         do="for example --past 1:2, or leave it out")
+    online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=(int(match[1]), int(match[2])))
+    return scores.top_k(scores.clip_logits(step_logits(TorchModel(online), clips)), clips.labels, 1)
 
 
 class Clips:
@@ -115,7 +174,10 @@ def _clips(args, model):
 
 
 def step_logits(model, clips, *, backwards=False):
-    """Logits of every frame by stepping from an empty stream, float32 [N, T, classes]."""
+    """Logits of every frame by stepping from an empty stream, float32 [N, T, classes]; whole clips where it has to be."""
+    if isinstance(model, WholeClips):
+        turned = Clips(lambda i: clips.read(i)[::-1], clips.labels, clips.classes, clips.fps)
+        return clip_forward(model.net, turned if backwards else clips)
     out = []
     stream = model.stream(max_gap_seconds=0, fps=0)
     for i in range(len(clips)):
@@ -126,22 +188,19 @@ def step_logits(model, clips, *, backwards=False):
     return np.array(out, np.float32)
 
 
-def clip_forward(checkpoint, clips):
-    """The same by the clip-level network, all frames at once (torch)."""
+def clip_forward(net, clips):
+    """Logits of every frame by a clip-level network, all frames of a clip at once (torch), float32 [N, T, classes]."""
     import torch
 
     from ..runtimes.preprocess import preprocess
     from ..shift import set_segments
-    from .networks import open_network
 
-    net = open_network(checkpoint).eval()
-    rule = _rule(net)
-    out = []
+    net, rule, out = net.eval(), _rule(net), []
     with torch.no_grad():
         for i in range(len(clips)):
             clip = clips.read(i)
             set_segments(net, len(clip))
-            x = torch.from_numpy(np.stack([preprocess(f, rule) for f in clip]))
+            x = torch.from_numpy(np.stack([preprocess(np.ascontiguousarray(f), rule) for f in clip]))
             out.append(net(x).numpy())
     return np.array(out, np.float32)
 
@@ -174,6 +233,8 @@ def _backwards(model, clips):
 
     opposite = backwards_map(model.classes)
     directed = [i for i in range(len(clips)) if opposite[clips.labels[i]] not in (-1, clips.labels[i])]
+    if not directed:
+        return {"opposite": None, "per_class": {}}
     some = Clips(lambda i: clips.read(directed[i]), clips.labels[directed], clips.classes, clips.fps)
     answers = scores.clip_logits(step_logits(model, some, backwards=True)).argmax(1)
     rows = {}
@@ -185,7 +246,6 @@ def _backwards(model, clips):
 
 def evaluate_stream(model, seconds, *, seed=0, split="test"):
     """Events on a long rendered stream of joined gestures against what was performed; see `scores.match_events`."""
-    from ..runtimes.events import GestureEvents
     from .gestures import SPLITS, Performer
     from .gestures_labels import BACKGROUND_CLASSES
 
@@ -193,19 +253,53 @@ def evaluate_stream(model, seconds, *, seed=0, split="test"):
     side = model.manifest["input"]
     size = (round(side["width"] * 256 / 224), round(side["height"] * 256 / 224))
     gestures = [c for c in model.classes if c not in BACKGROUND_CLASSES]
-    order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds)) % len(gestures))
+    order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds) + 1) % len(gestures))
     performer = Performer([gestures[i] for i in order], size, fps, SPLITS[split][0] + 7_000_000 + seed)
+    found, length = _events(model, (f for f, _ in zip(performer, range(round(seconds * fps)))), fps)
+    return _matched(performer.intervals, found, length)
+
+
+def evaluate_joined(model, clips, seconds, *, seed=0):
+    """The same on clips one after the other in random order, again from the first where they are fewer than `seconds`."""
+    fps, intervals = model.manifest.get("stream", {}).get("fps") or clips.fps, []
+    rng = np.random.default_rng([seed, 55])
+
+    def frames():
+        count = 0
+        while count < seconds * fps:
+            for i in rng.permutation(len(clips)):
+                clip = clips.read(int(i))
+                intervals.append({"label": clips.classes[clips.labels[i]], "start": count / fps, "end": (count + len(clip)) / fps})
+                count += len(clip)
+                yield from clip
+                if count >= seconds * fps:
+                    return
+
+    found, length = _events(model, frames(), fps)
+    return _matched(intervals, found, length)
+
+
+def _events(model, frames, fps):
+    """([(start, label) of each event], seconds) of a stream of frames."""
+    from ..runtimes.events import GestureEvents
+
     stream, events, found, count = model.stream(max_gap_seconds=0, fps=0), GestureEvents.of(model, fps), [], 0
-    for frame in performer:
+    for frame in frames:
         result = stream.step(np.ascontiguousarray(frame))
         found += [(e.start, e.label) for e in events.update(result, count / fps) if e.kind == "start"]
         count += 1
-        if count >= seconds * fps:
-            break
     stream.close()
-    length = count / fps
-    truth = [t for t in performer.intervals if t["label"] not in BACKGROUND_CLASSES and t["end"] + 1.5 <= length]
-    return scores.match_events(truth, [f for f in found if not truth or f[0] <= truth[-1]["end"] + 1.5], length)
+    return found, count / fps
+
+
+def _matched(intervals, found, length):
+    """Gestures that had time to be answered, against the events until then."""
+    from .gestures_labels import BACKGROUND_CLASSES
+
+    gestures = [t for t in intervals if t["label"] not in BACKGROUND_CLASSES]
+    truth = [t for t in gestures if t["end"] + 1.5 <= length]
+    until = min([length] + [t["start"] for t in gestures[len(truth):]])
+    return scores.match_events(truth, [f for f in found if f[0] < until], length)
 
 
 def write_confusion(path, table, classes):
@@ -231,28 +325,36 @@ def write_confusion(path, table, classes):
     for i, j in zip(*np.nonzero(table)):
         axes.text(j, i, table[i, j], ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
     figure.tight_layout()
-    figure.savefig(path)
-    plt.close(figure)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a writable path, ending in .png",
+                         do="check folder and name") from error
+    finally:
+        plt.close(figure)
 
 
 def _print(result):
     print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames, "
           f"{len(result['classes'])} classes")
-    print(f"online top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
-          + (f"; the same weights over whole clips {result['clip_top1']:.2%}" if "clip_top1" in result else ""))
+    how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
+    print(f"{how}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
+          + (f"; the same weights over whole clips {result['clip_top1']:.2%}" if "clip_top1" in result else "")
+          + (f"; the same weights run online {result['online_top1']:.2%}" if "online_top1" in result else ""))
     print("early recognition: " + ", ".join(f"{part} {value:.0%}" for part, value in result["early"].items()))
     print(f"\n{'class':34} {'clips':>5} {'recall':>7} {'precision':>9}  most often taken for")
     for row in result["per_class"]:
         numbers = [f"{row[k]:.0%}" if row[k] is not None else "-" for k in ("recall", "precision")]
         print(f"{row['class']:34} {row['clips']:5} {numbers[0]:>7} {numbers[1]:>9}  {row['confused_with'] or ''}")
-    if "backwards" in result:
+    if "backwards" in result and result["backwards"]["per_class"]:
         print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
         print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))
     if "stream" in result:
         s = result["stream"]
         delay = "-" if s["delay"] is None else f"{s['delay']:+.2f} s"
-        print(f"\nstream of {s['seconds'] / 60:.1f} minutes, {s['gestures']} gestures: exactly one right event {s['exactly_one']:.0%}, "
-              f"recognised {s['recognised']:.0%}, false events {s['false_per_minute']:.2f} a minute, "
+        shares = [f"{s[k]:.0%}" if s["gestures"] else "-" for k in ("exactly_one", "recognised")]
+        print(f"\nstream of {s['seconds'] / 60:.1f} minutes, {s['gestures']} gestures: exactly one right event {shares[0]}, "
+              f"recognised {shares[1]}, false events {s['false_per_minute']:.2f} a minute, "
               f"median delay from the gesture's end {delay}")
     print()
 

@@ -43,7 +43,8 @@ def match_events(truth, found, seconds, *, lead=0.0, lag=1.5):
     """Compare the events of a stream with what was performed.
 
     An event belongs to the performed gesture during which (from `lead` seconds before its start to `lag` after its end) it
-    starts; where two claim it, to the one that ended first.
+    starts; where two claim it, to one of its own label that has no event yet, else to one of its own label, else to the
+    one that ended first.
 
     Parameters
     ----------
@@ -62,11 +63,13 @@ def match_events(truth, found, seconds, *, lead=0.0, lag=1.5):
     claims = [[] for _ in truth]
     false = 0
     for time, label in found:
-        owner = next((i for i, t in enumerate(truth) if t["start"] - lead <= time <= t["end"] + lag), None)
-        if owner is None:
+        owners = [i for i, t in enumerate(truth) if t["start"] - lead <= time <= t["end"] + lag]
+        if not owners:
             false += 1
         else:
-            claims[owner].append((time, label))
+            mine = [i for i in owners if truth[i]["label"] == label]
+            waiting = [i for i in mine if all(other != label for _, other in claims[i])]
+            claims[(waiting or mine or owners)[0]].append((time, label))
     exact, right, delays = 0, 0, []
     for t, mine in zip(truth, claims):
         good = [time for time, label in mine if label == t["label"]]

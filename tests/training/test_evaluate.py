@@ -1,0 +1,154 @@
+"""tsm-eval: one checkpoint through every engine, stepping against whole clips, streams, wrong input."""
+import argparse
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
+
+from tsm_edge.errors import TsmEdgeError  # noqa: E402
+from tsm_edge.training import evaluate as ev  # noqa: E402
+from tsm_edge.training.scores import clip_logits  # noqa: E402
+
+
+def run(capsys, *argv):
+    assert ev._main([str(v) for v in (*argv, "--json")]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def online(checkpoint):
+    return checkpoint()
+
+
+def test_stepping_equals_the_network_over_whole_clips(online, clips):
+    args = argparse.Namespace(model=str(online), backend=None, data=str(clips), root=None, frames=0)
+    model = ev.open_model(args)
+    some = ev._clips(args, model)
+    stepped, whole = ev.step_logits(model, some), ev.clip_forward(model.net, some)
+    assert stepped.shape == (15, 4, 3) and np.ptp(whole, axis=0).min() > 0
+    assert np.abs(stepped - whole).max() < 1e-4 * np.abs(whole).max()
+
+
+def test_accuracy_is_what_a_plain_loop_counts(online, clips, tiny, capsys):
+    import cv2
+
+    from tsm_edge.runtimes import load
+
+    found = run(capsys, online, "--data", clips)
+    model, right, early = load(online), 0, 0
+    for label, name in enumerate(tiny.CLASSES):
+        for path in sorted((clips / name).iterdir()):
+            film, frames = cv2.VideoCapture(str(path)), []
+            while True:
+                good, frame = film.read()
+                if not good:
+                    break
+                frames.append(np.ascontiguousarray(frame[..., ::-1]))
+            stream = model.stream(fps=0, max_gap_seconds=0)
+            logits = np.array([stream.step(frames[t]).logits for t in (1, 3, 5, 7)])  # the middles of four segments
+            right += int(logits.mean(0).argmax()) == label
+            early += int(logits[:2].mean(0).argmax()) == label
+    assert found["clips"] == 15 and found["top1"] == pytest.approx(right / 15) and found["early"]["50%"] == pytest.approx(early / 15)
+    assert found["early"]["100%"] == found["top1"] == found["clip_top1"]
+    assert np.trace(found["confusion"]) == right
+
+
+def test_the_step_graph_gives_what_the_checkpoint_gives(online, clips, tmp_path, capsys):
+    pytest.importorskip("onnx", reason="onnx (extra [export]) is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    from tsm_edge import create_model
+    from tsm_edge.export.onnx_graph import export_onnx
+    from tsm_edge.runtimes.torch_backend import describe
+    from tsm_edge.step import StepNetwork
+
+    net = create_model("mobilenet_v2", checkpoint=online).eval()
+    step = StepNetwork(net, input_size=(32, 32))
+    export_onnx(step, tmp_path / "model.onnx", describe(net, step.cache_specs))
+    graph, own = (run(capsys, model, "--data", clips) for model in (tmp_path / "model.onnx", online))
+    assert graph["backend"] == "onnxruntime" and "clip_top1" not in graph
+    assert all(graph[k] == own[k] for k in ("top1", "top5", "early", "confusion"))
+
+
+@pytest.mark.parametrize("shift", ["offline", None])
+def test_networks_that_see_whole_clips_are_measured_as_such(checkpoint, clips, shift, capsys):
+    path = checkpoint(shift=shift)
+    found = run(capsys, path, "--data", clips)
+    assert found["shift"] == shift and "clip_top1" not in found
+    from tsm_edge.training.networks import open_network
+
+    net = open_network(path)
+    args = argparse.Namespace(model=str(path), backend=None, data=str(clips), root=None, frames=0)
+    some = ev._clips(args, ev.open_model(args))
+    answers = clip_logits(ev.clip_forward(net, some)).argmax(1)
+    assert found["top1"] == pytest.approx(float((answers == some.labels).mean()))
+    with pytest.raises(TsmEdgeError, match="only online networks"):
+        ev._main([str(path), "--data", str(clips), "--stream", "5"])
+
+
+def test_the_weights_of_an_offline_network_are_run_online_too(checkpoint, clips, capsys):
+    found = run(capsys, checkpoint(shift="offline"), "--data", clips, "--past", "1:2")
+    assert 0 <= found["online_top1"] <= 1
+
+
+def test_clips_are_joined_into_a_stream_of_the_asked_length(online, clips, capsys):
+    found = run(capsys, online, "--data", clips, "--stream", 30)["stream"]
+    assert found["seconds"] == pytest.approx(30) and found["gestures"] == 28  # one a second; the last have no time to be answered
+
+
+class Oracle:
+    """A model that knows the clips: it answers with the brightness of the frame."""
+
+    def __init__(self, classes):
+        self.classes = list(classes)
+        self.manifest = {"stream": {"fps": 4.0}, "events": {"window": 1, "hold": 1, "on": 0.5, "off": 0.4, "merge": {}, "ignore": [],
+                                                            "background": [len(classes) - 1]}}
+
+    def stream(self, **options):
+        return self
+
+    def reset(self):
+        pass
+
+    def close(self):
+        pass
+
+    def step(self, frame):
+        from tsm_edge.runtimes.interface import Result
+
+        scores = np.eye(len(self.classes), dtype=np.float32)[int(frame[0, 0, 0])]
+        index = int(scores.argmax())
+        return Result(label=self.classes[index], index=index, score=1.0, scores=scores, logits=10 * scores, reset=False, skipped=False,
+                      timings={})
+
+
+def test_a_perfect_model_has_perfect_figures_on_a_joined_stream():
+    names = ["left", "right", "No gesture"]
+    made = [np.concatenate([np.full((3, 2, 2, 3), 2, np.uint8), np.full((5, 2, 2, 3), k, np.uint8)]) for k in range(3)]
+    some = ev.Clips(lambda i: made[i], [0, 1, 2], names, 4.0)
+    found = ev.evaluate_joined(Oracle(names), some, 60.0)
+    assert found["exactly_one"] == found["recognised"] == 1.0 and found["false_events"] == 0
+    assert found["delay"] == pytest.approx(3 / 4 - 2, abs=1e-6)  # from the fourth of eight frames, four a second
+
+
+def test_rendered_gestures_are_evaluated_with_streams_and_played_backwards(checkpoint, tmp_path, capsys):
+    path = checkpoint(classes=("Swiping Left", "Swiping Right", "No gesture"))
+    found = run(capsys, path, "--data", "gestures", "--clips-per-class", 1, "--stream", 6, "--backwards",
+                "--confusion", tmp_path / "c.png", "--attention", tmp_path / "a.png")
+    assert found["clips"] == 3 and set(found["backwards"]["per_class"]) == {"Swiping Left", "Swiping Right"}
+    assert found["stream"]["seconds"] == pytest.approx(6)
+    assert (tmp_path / "c.png").read_bytes()[:4] == (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+    assert ev._main([str(path), "--data", "gestures", "--clips-per-class", "1", "--backwards", "--stream", "3"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("PASSED top-1")
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (("--data", "/nowhere"), "no data set"), (("--past", "x"), "--past cannot"), (("--past", "0:1"), "--past cannot"),
+    (("--clips-per-class", "0"), "cannot be used"), (("--confusion", "/nowhere/c.png"), "cannot be written"),
+    (("--data", "gestures"), "do not know the model's classes"), (("--backend", "navite"), "did you mean 'native'"),
+])
+def test_wrong_input_is_refused_with_what_to_do(online, clips, wrong, words):
+    with pytest.raises(TsmEdgeError) as error:
+        ev._main([str(online), "--data", str(clips), *wrong])
+    assert words in str(error.value) and error.value.do
