@@ -87,6 +87,6 @@ def test_kernel_calls_are_read_with_their_names(counts):
 def test_cycle_estimate_of_a_chain_of_multiply_adds_is_its_latency(counts):
     cycles = count.estimate_cycles([b for b in counts.blocks if b.runs > 500], "cortex-a57", 1)
     if cycles is None:
-        pytest.skip("llvm-mca is missing (apt-get install llvm)")
+        pytest.skip("llvm-mca is missing (apt-get install llvm-19)")
     # each of the two accumulators waits for its last multiply-add: 4 (accumulator forwarding) to 10 cycles on a Cortex-A57
     assert 3000 < cycles < 11000
