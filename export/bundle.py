@@ -218,14 +218,17 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             verify.require(checks)
 
         with progress.stage("bundle"):
-            report = _write(shown, work, manifest, target, library, checks, frames, inputs, reference,
+            results = verify.summary(checks)
+            if rounding:
+                results["tolerances"] = verify.half_tolerances(rounding, reference)
+            report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference,
                             getattr(net, "tsm_info", {}).get("notes") or [])
     report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
     manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
     return Bundle(Path(shown), manifest, report)
 
 
-def _write(shown, work, manifest, target, library, checks, frames, inputs, reference, notes):
+def _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes):
     """Fill the folder and rename it into place; returns the report."""
     from tsm_edge.manifest import Manifest
 
@@ -247,7 +250,7 @@ def _write(shown, work, manifest, target, library, checks, frames, inputs, refer
             for file in sorted(runtime_folder("device").glob("*.py")):
                 if file.name != "__init__.py":
                     shutil.copyfile(file, folder / "device" / file.name)
-        manifest = dict(manifest, verification=verify.summary(checks))
+        manifest = dict(manifest, verification=results)
         names = [entry["path"] for entry in list_files(folder)]
         readme = bundle_readme(manifest, target, Path(shown).name, names)
         (folder / "README.md").write_text(readme, encoding="utf-8")

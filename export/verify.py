@@ -63,6 +63,17 @@ def _difference(a, b):
     return float(np.max(np.abs(a.astype(np.float64) - b), initial=0.0))
 
 
+def relative_half(cost):
+    """Allowed relative difference in half precision, from what rounding alone costs (relative too)."""
+    return min(max(RELATIVE_TOLERANCE["fp16"], HALF_FACTOR * cost), HALF_LIMIT)
+
+
+def half_tolerances(rounding, reference):
+    """The manifest's `tolerances`: for "logits" and every cache, relative to the largest value (at least 1)."""
+    values = {"logits": reference.logits, **reference.caches}
+    return {name: relative_half(cost / max(1.0, float(np.max(np.abs(values[name]))))) for name, cost in rounding.items()}
+
+
 def compare(name, expected, got, precision="fp32", detail="", rounding=None):
     """Compare two traces frame by frame.
 
@@ -82,10 +93,8 @@ def compare(name, expected, got, precision="fp32", detail="", rounding=None):
     Check
     """
     def allow(part, values):
-        base = tolerance_for(values, precision)
-        if not rounding:
-            return base
-        return min(max(base, HALF_FACTOR * rounding[part]), HALF_LIMIT * max(1.0, float(np.max(np.abs(values)))))
+        scale = max(1.0, float(np.max(np.abs(values), initial=0.0)))
+        return tolerance_for(values, precision) if not rounding else scale * relative_half(rounding[part] / scale)
 
     tolerance = allow("logits", expected.logits)
     difference = _difference(expected.logits, got.logits)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import platform
 import sys
@@ -14,9 +15,10 @@ from tsm_edge.errors import BundleError
 
 from . import BACKENDS, load
 from .bundle import open_bundle, read_golden
+from .device.tsm_device import half_tolerance
 from .preprocess import Preprocessor
 
-RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2}
+RELATIVE_TOLERANCE = {"fp32": 1e-4}
 MOVE_FACTOR = 100  # recorded logits must vary by this many fp32 tolerances over the few frames of golden.npz
 # The network enlarges the resize's rounding, which has its own check; from frames, only a wrong road is looked for.
 FRAMES_FACTOR = 10
@@ -27,6 +29,15 @@ EPILOG = """examples:
   tsm-verify dist/host --json                     every measurement, for machines
 
 exit code: 0 all checks passed, 1 a check failed, 2 the bundle or the command cannot be used"""
+
+
+def tolerance_of(manifest, native, name):
+    """Allowed difference of "logits" or a cache, relative to its largest value.
+
+    The manifest's precision is that of the library; the step graph computes in fp32.
+    """
+    half = native and manifest.get("precision") == "fp16"
+    return half_tolerance(manifest, name) if half else RELATIVE_TOLERANCE["fp32"]
 
 
 def _compare(name, expected, got, relative):
@@ -56,9 +67,7 @@ def replay(model, golden):
     list of dict
         name, status ("passed", "failed"), max_abs_diff, tolerance, frames; for logits also max_abs_logit, argmax_flips.
     """
-    # The manifest's precision is that of the library; the step graph computes in fp32.
-    precision = model.manifest.get("precision", "fp32") if model.backend == "native" else "fp32"
-    relative = RELATIVE_TOLERANCE.get(precision, 1e-4)
+    allowed = functools.partial(tolerance_of, model.manifest, model.backend == "native")
     rows = [_movement_row(golden["logits"])]
     stream, prepare = model.stream(), Preprocessor(model.manifest["input"])
     # The native library resizes for itself: that is what is checked where it runs.
@@ -70,12 +79,12 @@ def replay(model, golden):
         logits.append(stream.step_tensor(x[None]))
         for name, values in stream.state().items():
             caches[name].append(values[0])
-    rows.append(_logits_row("logits", golden["logits"], np.stack(logits), relative))
-    rows += [_compare(name, golden[name], np.stack(values), relative) for name, values in caches.items()]
+    rows.append(_logits_row("logits", golden["logits"], np.stack(logits), allowed("logits")))
+    rows += [_compare(name, golden[name], np.stack(values), allowed(name)) for name, values in caches.items()]
 
     stream.reset()
     whole = np.stack([stream.step(frame).logits for frame in golden["frames"]])
-    rows.append(_logits_row("logits from frames", golden["logits"], whole, FRAMES_FACTOR * relative))
+    rows.append(_logits_row("logits from frames", golden["logits"], whole, FRAMES_FACTOR * allowed("logits")))
     return rows
 
 
