@@ -114,7 +114,8 @@ def _zig(target, command):
         return Compiler(command, "zig", f"ziglang {_zig_version()}, {version}",
                         ("-target", f"{target.arch}-linux-android", "-ffreestanding"), has_libc=False)
     triple = f"{ZIG_TARGET[target.arch]}.{target.libc.split()[1]}"
-    cpu = ("-mcpu=" + target.cpu.replace("-", "_"),) if target.arch == "armv7l" else ()
+    # on 64-bit ARM the baseline has all that the runtime can use; elsewhere the target's level is worth naming
+    cpu = ("-mcpu=" + target.cpu.replace("-", "_"),) if target.arch in ("armv7l", "x86_64") else ()
     return Compiler(command, "zig", f"ziglang {_zig_version()}, {version}", ("-target", triple, *cpu))
 
 
@@ -129,8 +130,8 @@ def _zig_version():
 
 def _gnu(target, command):
     version = _version(command)
-    flags = ("-march=armv7-a+neon-vfpv4", "-mfloat-abi=hard") if target.arch == "armv7l" else ()
-    return Compiler(command, "gcc", version, flags)
+    flags = {"armv7l": ("-march=armv7-a+neon-vfpv4", "-mfloat-abi=hard"), "x86_64": (f"-march={target.cpu}",)}
+    return Compiler(command, "gcc", version, flags.get(target.arch, ()))
 
 
 def _ndk(target, folder):
