@@ -74,7 +74,7 @@ def build(op, shapes, target, precision="fp32"):
 
     image = sweep.blocks(oh, ow, shape.rows)
     if padded_height * padded_width * ic * 4 <= target.l2_bytes // 2 or packed.nbytes > target.l2_bytes // 2:
-        sweep.over_panels(e, image, groups, body)
+        sweep.over_panels(e, image, groups, body, sweep.worth(oh * ow * depth * oc, target))
     else:
         sweep.over_tiles(e, image, groups, body, 1)
     return Kernel(symbol, "conv", e.function(symbol), tuple(args), oh * ow * depth * oc)

@@ -40,4 +40,4 @@ def emit(e, op, target, groups, x, weights, out):
         tile.compute(e, target, group, [tile.Span(x, 0, (0,), ic)], weights, at,
                      tile.Rows(out, group.channel(panel), (0,)), op.clip)
 
-    sweep.over_panels(e, sweep.blocks(1, 1, 1), groups, body)
+    sweep.over_panels(e, sweep.blocks(1, 1, 1), groups, body, sweep.worth(op.weight.size, target))

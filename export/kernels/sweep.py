@@ -49,14 +49,50 @@ def blocks(height, width, most):
             for x, across, tile_width in tile.split_rows(width, min(most, width))]
 
 
-def over_panels(e, image, groups, body):
-    """Panels outside, tiles inside: each weight comes from memory once. body(block, tile number, group, panel)."""
-    def one_panel(group, panel):
-        for block in image:
-            with e.loop(block.count) as index:
-                body(block, index, group, panel)
+def over_panels(e, image, groups, body, threads=1):
+    """Panels outside, tiles inside: each weight comes from memory once. body(block, tile number, group, panel).
 
-    _split(e, groups, lambda group: group.count, one_panel)
+    Where the panels do not share out evenly over `threads`, the tiles of each are cut into parts too. 0 threads: what is
+    here is not worth waking others for.
+    """
+    panels = sum(group.count for group in groups)
+    tiles = max(block.count for block in image)
+    parts = min(range(1, max(1, min(tiles, 2 * threads)) + 1),
+                key=lambda n: (round(_waiting(panels * n, max(1, threads)), 1), n))
+
+    def one_panel(group, number):
+        panel, part = (number, 0) if parts == 1 else (e.bind(tirx.floordiv(number, parts)),
+                                                      e.bind(tirx.floormod(number, parts)))
+        for block in image:
+            first = e.bind(_share(block.count, part, parts))
+            with e.loop(e.bind(_share(block.count, part + 1, parts)) - first) as index:
+                body(block, first + index, group, panel)
+
+    _split(e, groups, lambda group: group.count * parts, one_panel, "parallel" if threads else "serial")
+
+
+def worth(macs, target):
+    """`target.threads`, or 0 for so little work that a thread is not woken in the time."""
+    return target.threads if macs >= 1 << 17 else 0
+
+
+def _waiting(tasks, threads):
+    """Time of the slowest of `threads` that take tasks in contiguous shares, over the time of an even split."""
+    return -(-tasks // threads) * threads / tasks
+
+
+def _share(count, part, parts):
+    """First element of part number `part`."""
+    if parts == 1:
+        return part * count
+    return tirx.floordiv(part * count, parts)
+
+
+def run_length(image, most, threads):
+    """How many tiles to take in a run: at most `most`, and enough runs for all threads."""
+    if threads == 1:
+        return most
+    return max(1, min(most, sum(block.count for block in image) // (4 * threads)))
 
 
 def over_tiles(e, image, groups, body, run, before=None):
@@ -77,8 +113,8 @@ def over_tiles(e, image, groups, body, run, before=None):
     _split(e, image, lambda block: -(-block.count // run), one_run)
 
 
-def _split(e, parts, count, body):
-    """One parallel loop over all parts: body(part, number) for number in range(count(part))."""
+def _split(e, parts, count, body, kind="parallel"):
+    """One loop over all parts: body(part, number) for number in range(count(part))."""
     total = sum(count(part) for part in parts)
 
     def choose(index, rest):
@@ -87,7 +123,7 @@ def _split(e, parts, count, body):
             return body(part, index)
         return e.choose(index < here, lambda: body(part, index), lambda: choose(e.bind(index - here), rest[1:]))
 
-    with e.loop(total, "parallel") as index:
+    with e.loop(total, kind) as index:
         if isinstance(index, int):
             body(parts[0], index)
         else:
