@@ -81,7 +81,7 @@ def build(op, shapes, target, precision="fp32"):
     if not flat or oh * ow * ic * 4 <= target.l2_bytes // 2:  # the whole input stays near: weights come once
         if fold:
             keep(0, height * width)
-        sweep.over_panels(e, image, groups, body, target.threads)
+        sweep.over_panels(e, image, groups, body, sweep.worth(oh * ow * ic * oc, target))
     else:
         run = sweep.run_length(image, max(1, target.l1_bytes // 2 // (4 * ic * shape.rows)), target.threads)
         before = (lambda block, first, length: keep(block.place(first)[1], length * block.width)) if fold else None
