@@ -1,0 +1,154 @@
+"""tsm-record: clips from files, rendered gestures and a camera that is played."""
+import itertools
+import json
+import time
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
+
+from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
+from tsm_edge.training import record  # noqa: E402
+
+
+def run(*argv):
+    return record._main([str(v) for v in argv])
+
+
+def frames_of(path):
+    film, out = cv2.VideoCapture(str(path)), []
+    while True:
+        good, frame = film.read()
+        if not good:
+            return np.array(out), film.get(cv2.CAP_PROP_FPS)
+        out.append(frame[..., ::-1])
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Ten seconds at ten frames a second; frame n has the brightness 2 n."""
+    path = tmp_path_factory.mktemp("film") / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for n in range(100):
+        writer.write(np.full((48, 64, 3), 2 * n, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_cut_holds_the_frames_between_start_and_end(film, tmp_path):
+    assert run("--label", "wave", "--output", tmp_path, "--source", film, "--start", 2, "--end", 4.5) == 0
+    frames, fps = frames_of(tmp_path / "wave" / "0000.mp4")
+    assert fps == 10 and frames.shape == (25, 48, 64, 3)
+    assert np.abs(frames.mean((1, 2, 3)) - 2 * np.arange(20, 45)).max() < 4
+    assert [p.name for p in (tmp_path / "wave").iterdir()] == ["0000.mp4"]  # nothing else is left
+
+
+def test_a_file_is_cut_into_pieces_and_nothing_is_overwritten(film, tmp_path, capsys):
+    assert run("--label", "wave", "--output", tmp_path, "--source", f"file://{film}", "--json") == 0
+    made = json.loads(capsys.readouterr().out)["clips"]
+    assert [c["frames"] for c in made] == [30, 30, 30]  # the last second is less than half a clip
+    first = (tmp_path / "wave" / "0000.mp4").read_bytes()
+    run("--label", "wave", "--output", tmp_path, "--source", film, "--seconds", 4)
+    assert [len(frames_of(tmp_path / "wave" / f"{k:04d}.mp4")[0]) for k in range(6)] == [30, 30, 30, 40, 40, 20]
+    run("--label", "wave", "--output", tmp_path, "--source", film, "--seconds", 2, "--count", 1)
+    assert len(list((tmp_path / "wave").iterdir())) == 7 and (tmp_path / "wave" / "0000.mp4").read_bytes() == first
+
+
+def test_a_name_taken_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    (tmp_path / "0000.mp4").write_bytes(b"mine")
+    monkeypatch.setattr(record.Path, "glob", lambda self, pattern: iter(()))  # as if it came after we looked
+    path = record.write_clip(tmp_path, [np.zeros((32, 32, 3), np.uint8)] * 3, 10.0)
+    assert path.name == "0001.mp4" and (tmp_path / "0000.mp4").read_bytes() == b"mine"
+
+
+def test_rendered_clips_stand_in_for_a_camera(tmp_path):
+    argv = ("--label", "go left", "--output", tmp_path, "--source", "test://swiping-left", "--count", 2, "--seconds", 1,
+            "--shorter-side", 96)
+    run(*argv)
+    run(*argv)
+    clips = [frames_of(tmp_path / "go left" / f"{k:04d}.mp4")[0] for k in range(4)]
+    assert all(c.shape == (15, 96, 128, 3) for c in clips)
+    assert all(np.abs(a.astype(int) - b).mean() > 1 for a, b in itertools.combinations(clips, 2))  # all different
+
+
+class Camera:
+    """Gives a frame every 20 ms; `gone_after` frames it is unplugged."""
+
+    def __init__(self, gone_after=10 ** 9):
+        self.count, self.gone_after, self.released = 0, gone_after, False
+
+    def isOpened(self):
+        return True
+
+    def read(self):
+        time.sleep(0.02)
+        self.count += 1
+        return (self.count <= self.gone_after), np.full((480, 640, 3), min(self.count, 250), np.uint8)
+
+    def release(self):
+        self.released = True
+
+
+def test_a_camera_is_counted_down_and_clips_have_the_speed_of_the_scene(tmp_path, monkeypatch, capsys):
+    camera = Camera()
+    monkeypatch.setattr(record, "open_camera", lambda address: camera)
+    run("--label", "wave", "--output", tmp_path, "--seconds", 0.6, "--count", 2, "--pause", 0.3, "--headless")
+    said = capsys.readouterr().err
+    assert "clip 1/2 of 'wave' in 1 ..." in said and "clip 2/2 of 'wave': NOW" in said and camera.released
+    last = 0
+    for k in range(2):
+        frames, fps = frames_of(tmp_path / "wave" / f"{k:04d}.mp4")
+        assert frames.shape[1:] == (320, 426, 3) and len(frames) / fps == pytest.approx(0.6, abs=0.25)
+        assert frames[0].mean() > last + 2  # the frames of the countdown are not in it
+        last = frames[-1].mean()
+
+
+def test_a_camera_that_is_unplugged_leaves_the_clips_that_were_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(record, "open_camera", lambda address: Camera(gone_after=25))
+    with pytest.raises(InputError, match="camera is gone"):
+        run("--label", "wave", "--output", tmp_path, "--seconds", 0.25, "--count", 9, "--pause", 0, "--headless")
+    there = list((tmp_path / "wave").iterdir())
+    assert there and all(len(frames_of(path)[0]) > 1 for path in there)
+
+
+@pytest.mark.parametrize("argv, words", [
+    (("--source", "77"), "the camera cannot be opened"), (("--source", "/nowhere.mp4"), "no such video"),
+    (("--source", "csi://0"), "unknown kind of source"), (("--source", "test://swiping-lft"), "did you mean 'swiping-left'"),
+    (("--source", __file__), "cannot be read"), (("--source", "test://thumb-up", "--seconds", "0"), "--seconds cannot"),
+    (("--source", "FILM", "--start", "3", "--end", "2"), "--end cannot"), (("--source", "FILM", "--start", "50"), "nothing was recorded"),
+    (("--source", "0", "--start", "1"), "no beginning and end"),
+])
+def test_wrong_input_is_refused_and_leaves_nothing(film, tmp_path, argv, words):
+    with pytest.raises(TsmEdgeError) as error:
+        run("--label", "wave", "--output", tmp_path / "clips", *(film if v == "FILM" else v for v in argv))
+    assert words in str(error.value) and error.value.found and error.value.do
+    assert not (tmp_path / "clips" / "wave").exists()
+
+
+@pytest.mark.parametrize("label, words", [("a/b", "cannot be used"), ("..", "cannot be used"), ("", "cannot be used"),
+                                          ("Swipe Left", "nearly that of another")])
+def test_labels_that_make_no_class_are_refused(tmp_path, label, words):
+    (tmp_path / "swipe-left").mkdir()
+    with pytest.raises(InputError, match=words):
+        record.class_folder(tmp_path, label)
+    assert [p.name for p in tmp_path.iterdir()] == ["swipe-left"]
+
+
+def test_labels_follow_the_list_where_there_is_one(tmp_path):
+    (tmp_path / "labels.txt").write_text("wave\nrest\n")
+    assert record.class_folder(tmp_path, "wave").is_dir()
+    with pytest.raises(InputError, match="did you mean 'wave'"):
+        record.class_folder(tmp_path, "waves")
+
+
+def test_the_clips_are_a_data_set(tiny, film, tmp_path):
+    from tsm_edge.training.datasets import ClipDataset
+    from tsm_edge.training.layouts import find_items
+
+    done = tiny.run("--label", "wave", "--output", tmp_path, "--source", film, module="record")
+    assert done.stdout.splitlines()[-1] == f"PASSED 3 clips in {tmp_path}/wave"
+    run("--label", "rest", "--output", tmp_path, "--source", film, "--seconds", 5)
+    items, classes = find_items(tmp_path)
+    assert classes == ["rest", "wave"] and [i.label for i in items] == [0, 0, 1, 1, 1]
+    assert ClipDataset(items, train=False)[4][0].shape == (8, 48, 64, 3)

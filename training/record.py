@@ -1,0 +1,384 @@
+"""tsm-record: labelled clips from a camera, or cut from a video, to train from."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened is named by us
+
+import cv2  # noqa: E402
+import numpy as np  # noqa: E402
+
+from ..cli import choose  # noqa: E402
+from ..errors import InputError  # noqa: E402
+from .gestures_labels import slug  # noqa: E402
+
+EXAMPLES = """examples:
+  tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
+  tsm-record --label "No gesture" --output clips/ --count 20               you at rest: under this name it is never an event
+  tsm-record --label wave --output clips/ --source party.mp4 --start 12.5 --end 15
+  tsm-record --label wave --output clips/ --source waving.mp4             the whole file in pieces of three seconds
+  tsm-record --label swipe-left --output clips/ --source test://swiping-left       rendered, to try the way without a camera
+then: tsm-train --init default --data clips/ --output runs/mine
+Make the whole movement once in each clip. Vary place, light, distance and background: ten clips alike teach as much as one.
+"""
+RENDERED_FPS, RENDERED_SIZE = 15.0, (320, 240)
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="tsm-record", description=__doc__, epilog=EXAMPLES,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--label", required=True, help="name of the class: the clips go to OUTPUT/LABEL/NNNN.mp4")
+    p.add_argument("--output", default="clips", metavar="DIR", help="folder of the data set (clips)")
+    p.add_argument("--source", default="0", help="camera number, /dev/videoN, rtsp://..., a video file, or test://GESTURE (0)")
+    p.add_argument("--seconds", type=float, help="length of a clip (3; the whole cut where --start and --end are given)")
+    p.add_argument("--count", type=int, help="clips to record (10; a file: as many as it gives)")
+    p.add_argument("--start", type=float, help="file: seconds where the cut begins (0)")
+    p.add_argument("--end", type=float, help="file: seconds where it ends (the file's end)")
+    p.add_argument("--pause", type=float, default=3.0, help="camera: seconds counted down before each clip (3)")
+    p.add_argument("--shorter-side", type=int, default=320, help="larger pictures are scaled down to this, pixels (320)")
+    p.add_argument("--headless", action="store_true", help="no window: the countdown is in the terminal alone")
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def main(argv=None):
+    from ..cli import run
+
+    run(_main, argv)
+
+
+def _main(argv):
+    args = parser().parse_args(argv)
+    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
+    _check(args)
+    source = _source(args)  # before any folder is made: a missing camera leaves nothing behind
+    folder = class_folder(args.output, args.label)
+    made = []
+    try:
+        for frames, fps in source:
+            path = write_clip(folder, frames, fps)
+            made.append({"path": str(path), "frames": len(frames), "fps": round(fps, 3), "seconds": round(len(frames) / fps, 3)})
+            print(f"{path}: {len(frames)} frames, {len(frames) / fps:.2f} s", file=sys.stderr, flush=True)
+    finally:
+        source.close()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only where nothing was recorded
+    if not made:
+        raise InputError("nothing was recorded", found=f"no whole clip in {args.source}",
+                         expected=f"at least {(args.seconds or 3.0) / 2:g} s of video", do="check --start, --end and --seconds")
+    if args.json:
+        print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
+    else:
+        print(f"next: the other classes, then tsm-train --init default --data {args.output} --output runs/mine")
+    print(f"PASSED {len(made)} clips in {folder}", file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _check(args):
+    for name, good, wanted in (("seconds", args.seconds is None or 0.2 <= args.seconds <= 600, "0.2 to 600"),
+                               ("count", args.count is None or args.count >= 1, "1 or more"),
+                               ("pause", 0 <= args.pause <= 60, "0 to 60"), ("shorter_side", args.shorter_side >= 32, "32 or more"),
+                               ("start", args.start is None or args.start >= 0, "0 or more"),
+                               ("end", args.end is None or args.end > (args.start or 0), "more than --start")):
+        if not good:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)), expected=wanted,
+                             do="pick another")
+
+
+def class_folder(root, label):
+    """The folder of a class, made if need be.
+
+    Raises
+    ------
+    InputError
+        A label that is no name of a folder, or too like that of another class.
+    """
+    if not slug(label) or label.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', label) or len(label) > 100:
+        raise InputError("the label cannot be used", found=repr(label), expected="letters, digits, spaces, dashes, underscores",
+                         do="for example --label swipe-left")
+    root = Path(root)
+    if root.is_dir():
+        listed = root / "labels.txt"
+        if listed.exists():
+            from .layouts import read_classes
+
+            choose(label, read_classes(listed), f"class of {listed}")
+        twin = [p.name for p in root.iterdir() if p.is_dir() and slug(p.name) == slug(label) and p.name != label]
+        if twin:
+            raise InputError("the label is nearly that of another class", found=f"'{label}' beside '{twin[0]}'",
+                             expected="one spelling for a class", do=f"--label '{twin[0]}', or another name")
+    try:
+        (root / label).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"no clips can be written to {root}", found=str(error), expected="a folder that can be written to",
+                         do="check --output") from error
+    return root / label
+
+
+def write_clip(folder, frames, fps):
+    """Write the next clip of a folder, NNNN.mp4: whole or not at all, and never over another.
+
+    Parameters
+    ----------
+    folder : path
+    frames : list of uint8 [h, w, 3], RGB, all of one size
+    fps : float
+
+    Returns
+    -------
+    Path
+    """
+    folder = Path(folder)
+    part = folder / f".part-{os.getpid()}"
+    part.mkdir(exist_ok=True)
+    try:
+        film = part / "clip.mp4"
+        height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # the codec wants even sides
+        writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
+        writer.release()
+        there = cv2.VideoCapture(str(film))
+        count = sum(1 for _ in iter(there.grab, False))
+        there.release()
+        if count != len(frames):
+            raise InputError("the clip could not be written", found=f"{count} of {len(frames)} frames in {film}",
+                             expected="an OpenCV that writes mp4, and room on the disk", do="check both")
+        number = max([int(p.stem) for p in folder.glob("*.mp4") if p.stem.isdigit()], default=-1) + 1
+        while True:
+            path = folder / f"{number:04d}.mp4"
+            try:
+                os.link(film, path)  # unlike a renaming this refuses to replace
+                return path
+            except FileExistsError:
+                number += 1
+            except OSError:  # a file system without links
+                if not path.exists():
+                    os.replace(film, path)
+                    return path
+                number += 1
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+# --- where clips come from: generators of (frames uint8 RGB, fps) ----------------------------------------------------
+
+
+def _source(args):
+    """A generator of clips; what is wrong with the source is said here, not at the first clip."""
+    address, scheme = args.source, args.source.split("://")[0].lower() if "://" in args.source else ""
+    if scheme == "test":
+        return _rendered(args, gesture_of(unquote(address[len("test://"):])))
+    live = bool(re.fullmatch(r"\d+", address)) or address.startswith("/dev/") or scheme in ("rtsp", "rtsps", "http", "https", "udp", "tcp")
+    if scheme and scheme != "file" and not live:
+        raise InputError("unknown kind of source", found=address, expected="a camera number, /dev/videoN, rtsp://..., a file, test://GESTURE",
+                         do="for a CSI camera record a video first, and cut it with --source FILE")
+    if live and (args.start is not None or args.end is not None):
+        raise InputError("a camera has no beginning and end", found=f"--start {args.start} --end {args.end} with {address}",
+                         expected="--seconds and --count", do="leave --start and --end out")
+    if live:
+        return _from_camera(args, open_camera(address))
+    return _from_file(args, open_file(unquote(address[len("file://"):]) if scheme == "file" else address))
+
+
+def gesture_of(name):
+    """The rendered gesture that a test:// address names."""
+    from .gestures import CLASSES
+
+    known = {slug(c): c for c in CLASSES}
+    return known.get(slug(name)) or choose(slug(name), known, "gesture")
+
+
+def open_camera(address):
+    """A cv2.VideoCapture of a camera or network stream that gives frames.
+
+    Raises
+    ------
+    InputError
+    """
+    with _silence():
+        capture = cv2.VideoCapture(int(address) if address.isdigit() else address)
+    if not capture.isOpened() or not capture.read()[0]:
+        there = sorted(glob.glob("/dev/video*"))
+        raise InputError("the camera cannot be opened",
+                         found=f"no frame from {re.sub(r'//[^/@]*@', '//***@', address)}; "
+                               + (f"there are {', '.join(there)}" if there else "no /dev/video* at all"),
+                         expected="a camera that no other program uses, and that you may read (group video)",
+                         do="plug it in, try another --source, or cut clips from a file: --source clip.mp4")
+    return capture
+
+
+def open_file(path):
+    """A cv2.VideoCapture of a video file.
+
+    Raises
+    ------
+    InputError
+    """
+    if not os.path.isfile(path):
+        raise InputError("there is no such video", found=path, expected="a video file, a camera or test://GESTURE", do="check --source")
+    with _silence():
+        capture = cv2.VideoCapture(path)
+    if not capture.isOpened():
+        raise InputError("the video cannot be read", found=f"{path}, {os.path.getsize(path)} bytes, which OpenCV does not know",
+                         expected="a video file (mp4, avi, mkv, webm, ...)", do="convert it to mp4")
+    return capture
+
+
+def _rendered(args, label):
+    from .gestures import SPLITS, render_clip
+
+    seconds = args.seconds or 3.0
+    taken = len(list((Path(args.output) / args.label).glob("*.mp4")))  # a second call renders others
+    for k in range(args.count or 10):
+        frames = render_clip(label, max(2, round(seconds * RENDERED_FPS)), RENDERED_SIZE, SPLITS["test"][0] + 3_000_000 + taken + k,
+                             RENDERED_FPS)
+        yield [shrink(frame, args.shorter_side) for frame in frames], RENDERED_FPS
+
+
+def _from_file(args, capture):
+    """Consecutive clips of --seconds between --start and --end; a last piece counts from half of that on."""
+    whole = args.seconds is None and args.start is not None and args.end is not None
+    seconds = (args.end - args.start) if whole else args.seconds or 3.0
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = fps if 0 < fps < 1000 else 30.0
+    begin, end, most = args.start or 0.0, args.end if args.end is not None else float("inf"), args.count or sys.maxsize
+    frames, made, n, at, length = [], 0, -1, -1.0, max(2, round(seconds * fps))
+    try:
+        while made < most:
+            if not capture.grab():
+                break
+            n += 1
+            stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # some containers have no times, or odd ones
+            at = stated if stated > at else n / fps if n == 0 or at < 0 else at + 1 / fps
+            if at < begin - 0.5 / fps:
+                continue
+            if at >= end - 0.5 / fps:
+                break
+            good, frame = capture.retrieve()
+            if not good:
+                break
+            frames.append(shrink(_rgb(frame), args.shorter_side))
+            if len(frames) == length:
+                made += 1
+                yield frames, fps
+                frames = []
+        if made < most and len(frames) >= max(2, length / 2):
+            yield frames, fps
+    finally:
+        capture.release()
+
+
+def _from_camera(args, capture):
+    seconds, count, view = args.seconds or 3.0, args.count or 10, _View(args)
+    try:
+        for k in range(count):
+            said = None
+            began = time.monotonic()
+            while True:  # frames are taken all the time, so that none is old when the clip begins
+                frame = _read(capture, args)
+                left = args.pause - (time.monotonic() - began)
+                if left <= 0:
+                    break
+                if said != int(np.ceil(left)):
+                    said = int(np.ceil(left))
+                    view.say(f"clip {k + 1}/{count} of '{args.label}' in {said} ...")
+                view.show(frame, str(said), (0, 200, 255))
+            view.say(f"clip {k + 1}/{count} of '{args.label}': NOW, {seconds:g} s")
+            frames, times = [], []
+            began = time.monotonic()
+            while not times or times[-1] - began < seconds:
+                frame = _read(capture, args)
+                frames.append(shrink(_rgb(frame), args.shorter_side))
+                times.append(time.monotonic())
+                view.show(frame, "REC", (0, 0, 255))
+            if len(frames) < 2:
+                raise InputError("the camera is too slow", found=f"{len(frames)} frame in {seconds:g} s", expected="at least 2",
+                                 do="lengthen --seconds, or use another camera")
+            yield frames, (len(times) - 1) / (times[-1] - times[0])  # as they came, not as the camera announces
+    finally:
+        capture.release()
+        view.close()
+
+
+def _read(capture, args):
+    good, frame = capture.read()
+    if not good or frame is None:
+        raise InputError("the camera is gone", found=f"no more frames from {args.source}", expected="frames until the last clip",
+                         do="check plug and cable, and give the command again: clips that are there stay")
+    return frame
+
+
+def _rgb(frame):
+    return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) if frame.ndim == 2 else frame[..., ::-1]
+
+
+def shrink(frame, shorter_side):
+    """A frame whose shorter side is at most `shorter_side`, contiguous."""
+    h, w = frame.shape[:2]
+    scale = shorter_side / min(h, w)
+    if scale >= 1:
+        return np.ascontiguousarray(frame)
+    return cv2.resize(np.ascontiguousarray(frame), (round(w * scale), round(h * scale)), interpolation=cv2.INTER_AREA)
+
+
+class _View:
+    """The countdown: in the terminal, and over the camera's picture where a window can be opened."""
+
+    NAME = "tsm-record"
+
+    def __init__(self, args):
+        self.window = not args.headless and (os.name == "nt" or sys.platform == "darwin" or bool(
+            os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")))
+
+    def say(self, text):
+        print(text, file=sys.stderr, flush=True)
+
+    def show(self, frame, text, colour):
+        if not self.window:
+            return
+        picture = np.ascontiguousarray(frame[:, ::-1])  # as in a mirror; the clip is as the camera sees it
+        size = picture.shape[0] / 160
+        cv2.putText(picture, text, (round(10 * size), round(40 * size)), cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(2, round(2 * size)))
+        try:
+            cv2.imshow(self.NAME, picture)
+            key = cv2.waitKey(1) & 0xFF
+        except cv2.error:
+            self.window = False
+            self.say("note: this OpenCV opens no windows; the countdown is here")
+            return
+        if key in (27, ord("q")):
+            raise KeyboardInterrupt
+
+    def close(self):
+        if self.window:
+            with contextlib.suppress(cv2.error):
+                cv2.destroyAllWindows()
+
+
+@contextlib.contextmanager
+def _silence():
+    """OpenCV warns at length about what our own message says in a line."""
+    logging = getattr(cv2.utils, "logging", None)
+    level = logging.getLogLevel() if logging else None
+    if logging:
+        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        if logging:
+            logging.setLogLevel(level)
+
+
+if __name__ == "__main__":
+    main()
