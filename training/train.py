@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import signal
@@ -48,8 +49,8 @@ def parser():
     net.add_argument("--head-only", action="store_true", help="train the classifier alone")
     net.add_argument("--dropout", type=float, default=0.2)
     fit = p.add_argument_group("optimisation")
-    fit.add_argument("--epochs", type=int, default=20)
-    fit.add_argument("--batch", type=int, default=32, help="clips a step, over all processes (32)")
+    fit.add_argument("--epochs", type=int, help="(20, or as many as make 200 steps)")
+    fit.add_argument("--batch", type=int, help="clips a step, over all processes (32, or a quarter of fewer than 128 clips)")
     fit.add_argument("--accumulate", type=int, default=1, help="micro-batches a step is cut into (1)")
     fit.add_argument("--optimizer", default="sgd", help="sgd or adamw")
     fit.add_argument("--lr", type=float, default=0.01, help="learning rate at --lr-batch clips a step, scaled linearly (0.01)")
@@ -109,6 +110,7 @@ def _main(argv):
     folder = Path(args.output)
     folder.mkdir(parents=True, exist_ok=True)
     data, val, classes, transform, fps = open_data(args, chief)
+    fill_in_steps(args, len(data), dist.get_world_size() if dist.is_initialized() else 1)
     net, note = make_network(args, source, classes, fps)
     options = Options(**{k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__})
     record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every", "threads")}
@@ -201,10 +203,19 @@ def fill_in(args):
     pick("seconds", args.frames / known["fps"] if known.get("fps") else None, 3.0)
     args.input_size = parse_size(args.input_size) if args.input_size else tuple(known.get("input_size") or (224, 224))
     for name, least in (("frames", 1), ("epochs", 1), ("batch", 1), ("accumulate", 1), ("save_every", 1), ("clips_per_class", 1)):
-        if getattr(args, name) < least:
+        if getattr(args, name) is not None and getattr(args, name) < least:
             raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)),
                              expected=f"{least} or more", do="pick another")
     return source
+
+
+def fill_in_steps(args, clips, world=1):
+    """Batch and epochs where they were left out: a few clips get small steps, and enough of them."""
+    if args.batch is None:
+        parts = world * args.accumulate
+        args.batch = max(1, min(32, clips // 4) // parts) * parts
+    if args.epochs is None:
+        args.epochs = max(20, math.ceil(200 / max(1, clips // args.batch)))
 
 
 def make_network(args, source, classes, fps):

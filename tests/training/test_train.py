@@ -1,4 +1,5 @@
 """tsm-train as a user starts it: killed and gone on with, on two processes, from other checkpoints, with wrong input."""
+import argparse
 import json
 import signal
 import subprocess
@@ -12,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
-from tsm_edge.training.train import _main, parse_size  # noqa: E402
+from tsm_edge.training.train import _main, fill_in_steps, parse_size  # noqa: E402
 from tsm_edge.training.train_data import clip_rate, hold_out  # noqa: E402
 
 
@@ -178,6 +179,17 @@ def test_the_rate_of_clips_is_what_the_sampler_takes(tiny, clips):
     assert clip_rate(items, Sampler("dense", 4, stride=2)) == 4.0
     assert clip_rate(items, Sampler("rate", 4, fps=5.0)) == 5.0
     assert clip_rate([], Sampler()) == 0.0
+
+
+@pytest.mark.parametrize("clips, world, accumulate, batch, epochs", [
+    (4750, 1, 1, 32, 20), (27, 1, 1, 6, 50), (27, 2, 2, 4, 34), (3, 1, 1, 1, 67), (64, 3, 1, 15, 50)])
+def test_few_clips_get_small_steps_and_enough_of_them(clips, world, accumulate, batch, epochs):
+    args = argparse.Namespace(batch=None, epochs=None, accumulate=accumulate)
+    fill_in_steps(args, clips, world)
+    assert (args.batch, args.epochs) == (batch, epochs) and batch % (world * accumulate) == 0
+    args = argparse.Namespace(batch=12, epochs=3, accumulate=1)
+    fill_in_steps(args, clips)
+    assert (args.batch, args.epochs) == (12, 3)
 
 
 def test_sizes_are_parsed():
