@@ -5,6 +5,7 @@ A kernel's tensors are flat buffers, row-major; activations are (h, w, c).
 """
 from __future__ import annotations
 
+import functools
 import importlib
 
 from tsm_edge.export import program
@@ -21,7 +22,7 @@ _BUILDERS = {
 }
 
 
-def build(op, shapes, target, precision="fp32"):
+def build(op, shapes, target, precision="fp32", choices=None):
     """The kernel for one operation.
 
     Parameters
@@ -30,6 +31,7 @@ def build(op, shapes, target, precision="fp32"):
     shapes : dict of tensor name -> shape, as in Program.shapes
     target : targets.Target
     precision : "fp32" or "fp16"
+    choices : choices.Choices for the free parameters of its kind of kernel; None leaves them to the builder
 
     Returns
     -------
@@ -39,6 +41,8 @@ def build(op, shapes, target, precision="fp32"):
     if name is None:
         return None
     builder = importlib.import_module(f"{__name__}.{name}").build
+    if choices:
+        builder = functools.partial(builder, choices=choices)
     if precision == "fp16":
         from tsm_edge.export.kernels import half
 

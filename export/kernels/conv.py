@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from tsm_edge.export.kernels import sweep, tile
 from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
+from tsm_edge.export.kernels.choices import NONE
 from tsm_edge.export.kernels.emit import Emitter, splat
 from tsm_edge.export.kernels.names import clip_name, splice_name
 
@@ -12,13 +13,14 @@ def matches(op):
     return op.groups == 1
 
 
-def build(op, shapes, target, precision="fp32"):
+def build(op, shapes, target, precision="fp32", choices=NONE):
     """The kernel of a dense convolution, with bias, clip, residual and splice.
 
     Parameters
     ----------
     op : program.Conv with one group.
     shapes : dict of tensor name -> (h, w, c).
+    choices : Choices of tile and order.
 
     Returns
     -------
@@ -31,10 +33,10 @@ def build(op, shapes, target, precision="fp32"):
     (stride_y, stride_x), (top, left, bottom, right) = op.stride, op.padding
     fold = op.splice.stop - op.splice.start if op.splice else 0
     symbol = (f"conv_{height}x{width}_{ic}_{oc}_k{kh}x{kw}_s{stride_y}{stride_x}_p{top}_{left}_{bottom}_{right}"
-              + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice))
+              + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice) + choices.suffix())
 
     depth = kh * kw * ic
-    shape = tile.tile_shape(target, oh * ow, depth, oc, op.clip, ic * stride_x)
+    shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(target, oh * ow, depth, oc, op.clip, ic * stride_x)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight.transpose(2, 3, 1, 0).reshape(depth, oc), op.bias, groups)
     padded_height, padded_width = height + top + bottom, width + left + right
@@ -73,7 +75,10 @@ def build(op, shapes, target, precision="fp32"):
                      tile.Rows(residual, place, out_steps) if op.residual else None)
 
     image = sweep.blocks(oh, ow, shape.rows)
-    if padded_height * padded_width * ic * 4 <= target.l2_bytes // 2 or packed.nbytes > target.l2_bytes // 2:
+    by_panels = padded_height * padded_width * ic * 4 <= target.l2_bytes // 2 or packed.nbytes > target.l2_bytes // 2
+    if choices.order:
+        by_panels = choices.order == "panels"
+    if by_panels:
         sweep.over_panels(e, image, groups, body, sweep.worth(oh * ow * depth * oc, target))
     else:
         sweep.over_tiles(e, image, groups, body, 1)

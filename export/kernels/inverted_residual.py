@@ -18,6 +18,7 @@ from tvm import tirx
 
 from tsm_edge.export.kernels import expand, planes, sweep, tile
 from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
+from tsm_edge.export.kernels.choices import NONE
 from tsm_edge.export.kernels.emit import Emitter
 from tsm_edge.export.kernels.names import clip_name
 
@@ -89,14 +90,15 @@ def choose(op, shapes, target):
     return Form(rows, group, min(target.threads, -(-oh // rows)))
 
 
-def build(op, shapes, target, precision="fp32", form=None):
+def build(op, shapes, target, precision="fp32", form=None, choices=NONE):
     """The kernel of a program.InvertedResidual.
 
     Parameters
     ----------
     op : program.InvertedResidual for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
-    form : Form; None takes the cost model's.
+    form : Form; None takes the choices', or the cost model's.
+    choices : Choices of tile, panel, strip and group.
 
     Returns
     -------
@@ -104,7 +106,21 @@ def build(op, shapes, target, precision="fp32", form=None):
     """
     if precision != "fp32" or not matches(op, shapes):
         return None
-    return _Builder(op, shapes, target, form or choose(op, shapes, target)).kernel()
+    return _Builder(op, shapes, target, form or _chosen(op, shapes, target, choices), choices).kernel()
+
+
+def _chosen(op, shapes, target, choices):
+    """The cost model's Form with what `choices` says instead."""
+    form = choose(op, shapes, target)
+    if choices.strip is None and choices.group is None:
+        return form
+    oh = shapes[op.out][0]
+    rows = min(oh, choices.strip or form.rows)
+    group = min(rows, choices.group or form.group)
+    if rows >= oh:
+        return Form(oh, group, target.threads)
+    rows = -(-rows // group) * group
+    return Form(rows, group, min(target.threads, -(-oh // rows)))
 
 
 def _biases(op, dtype, moved):
@@ -126,8 +142,8 @@ def _biases(op, dtype, moved):
 
 
 class _Builder:
-    def __init__(self, op, shapes, target, form):
-        self.op, self.shapes, self.target, self.form = op, shapes, target, form
+    def __init__(self, op, shapes, target, form, choices):
+        self.op, self.shapes, self.target, self.form, self.choices = op, shapes, target, form, choices
         self.lanes = lanes = target.lanes
         self.e = Emitter()
         self.args = []
@@ -147,8 +163,11 @@ class _Builder:
             self.strip_rows = max(self.strip_rows, self.top + self.height)
         self.expand = expand.stage(self)
         self.carries = self.carried > 0 and self.expand.carries and not self.whole
+        if choices.panel:
+            self.expand.shape = tile.TileShape(*choices.panel)
         self.groups = tile.split_channels(self.vectors * lanes, lanes, self.expand.shape.vectors)
-        self.out_shape = tile.tile_shape(target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip)
+        self.out_shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(
+            target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip)
         self.out_groups = tile.split_channels(self.oc, lanes, self.out_shape.vectors)
 
     # --- parameters ---
@@ -185,7 +204,7 @@ class _Builder:
         text = f"inverted_residual_{self.height}x{self.width}_{self.expand.depth}_{self.mid}_{self.oc}"
         text += f"_k{self.window.kh}x{self.window.kw}_s{d.stride[0]}{d.stride[1]}_p{'_'.join(map(str, d.padding))}"
         text += f"_e{self.expand.key()}_d{clip_name(d.clip)}_p{clip_name(op.project.clip)}"
-        return f"{text}{'_add' if op.project.residual else ''}_r{form.rows}_g{form.group}_t{form.tasks}"
+        return f"{text}{'_add' if op.project.residual else ''}_r{form.rows}_g{form.group}_t{form.tasks}{self.choices.suffix()}"
 
     def kernel(self):
         e, op, lanes = self.e, self.op, self.lanes

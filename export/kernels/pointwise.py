@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from tsm_edge.export.kernels import sweep, tile
 from tsm_edge.export.kernels.base import Kernel, TensorArg, WeightArg
+from tsm_edge.export.kernels.choices import NONE
 from tsm_edge.export.kernels.emit import Emitter
 from tsm_edge.export.kernels.names import clip_name, splice_name
 
@@ -12,13 +13,14 @@ def matches(op):
     return op.groups == 1 and tuple(op.weight.shape[2:]) == (1, 1) and not any(op.padding)
 
 
-def build(op, shapes, target, precision="fp32"):
+def build(op, shapes, target, precision="fp32", choices=NONE):
     """The kernel of a 1x1 convolution of any stride, with bias, clip, residual and splice.
 
     Parameters
     ----------
     op : program.Conv for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
+    choices : Choices of tile and order (of a 1x1 convolution of stride 1).
 
     Returns
     -------
@@ -33,9 +35,9 @@ def build(op, shapes, target, precision="fp32"):
         height, width, oh, ow = 1, height * width, 1, oh * ow
     fold = op.splice.stop - op.splice.start if op.splice else 0
     symbol = f"pointwise_{height}x{width}_{ic}_{oc}" + ("" if flat else f"_s{stride_y}{stride_x}")
-    symbol += clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice)
+    symbol += clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice) + choices.suffix()
 
-    shape = tile.tile_shape(target, oh * ow, ic, oc, op.clip, ic * stride_x)
+    shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(target, oh * ow, ic, oc, op.clip, ic * stride_x)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight[:, :, 0, 0].T, op.bias, groups)
     args = [TensorArg(op.x, (height * width * ic,))]
@@ -78,7 +80,10 @@ def build(op, shapes, target, precision="fp32"):
             tile.copy(e, x, pixel * ic + op.splice.start, next_cache, pixel * fold, fold, target.lanes)
 
     image = sweep.blocks(oh, ow, shape.rows)
-    if not flat or oh * ow * ic * 4 <= target.l2_bytes // 2:  # the whole input stays near: weights come once
+    by_panels = not flat or oh * ow * ic * 4 <= target.l2_bytes // 2  # the whole input stays near: weights come once
+    if flat and choices.order:
+        by_panels = choices.order == "panels"
+    if by_panels:
         if fold:
             keep(0, height * width)
         sweep.over_panels(e, image, groups, body, sweep.worth(oh * ow * ic * oc, target))
