@@ -17,9 +17,14 @@ from dataclasses import dataclass
 
 ELEMENTS = {"float32": "s", "float16": "h"}
 _LOOP_FROM = 4  # turns from which a loop is written as a loop
-# Half precision sums so many channels at a time, from zero; then the sum is added to those before. Sums of few products
-# stay small, and what rounding takes from them is small too (a third of the error of one long sum over 960 channels).
-_BLOCK = 64
+
+
+def block_length(depth):
+    """How many channels half precision sums at a time, from zero, before the sum is added to those before.
+
+    Rounding takes a share of each partial sum: over 960 channels the error is a third of that of one long sum.
+    """
+    return 16 if depth <= 192 else 32
 
 
 @dataclass(frozen=True)
@@ -250,7 +255,7 @@ class _Tile(Assembly):
                 vectors(self.lanes, fresh)
                 vectors(self.lanes)
 
-        block = _BLOCK // (2 * self.lanes)
+        block = block_length(channels) // (2 * self.lanes)
         if self.fresh and self.element == "h":
             for register in range(self.acc0, 32):
                 self.add(f"movi v{register}.2d, #0")
