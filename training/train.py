@@ -209,6 +209,15 @@ def fill_in(args):
     return source
 
 
+def events_of(classes, fps):
+    """How a network's answers on a stream become events, for the manifest: about a second is averaged, whatever the rate."""
+    from .gestures_labels import BACKGROUND_CLASSES, slug
+
+    rest = {slug(name) for name in BACKGROUND_CLASSES}
+    return {"window": min(12, max(1, round(fps or 12.0))), "hold": 2 if fps == 0 or fps >= 6 else 1, "on": 0.5, "off": 0.3,
+            "merge": {}, "ignore": [], "background": [i for i, name in enumerate(classes) if slug(name) in rest]}
+
+
 def fill_in_steps(args, clips, world=1):
     """Batch and epochs where they were left out: a few clips get small steps, and enough of them."""
     if args.batch is None:
@@ -246,7 +255,7 @@ def make_network(args, source, classes, fps):
         if shift == "offline" and source.info["shift"] == "online":
             kind.update(past=None)
     net = create_model(args.arch, len(classes), classes=list(classes), **kind)
-    net.tsm_info.update(trained=True, fps=fps)
+    net.tsm_info.update(trained=True, fps=fps, events=events_of(classes, fps))
     if source is None:
         return net, "weights from scratch"
     net.tsm_info.update({k: source.info[k] for k in ("mean", "std", "resize", "filter") if source.info.get(k)})

@@ -327,6 +327,7 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
         "n_segment": n_segment, "mean": tuple(known.get("mean") or MEAN), "std": tuple(known.get("std") or STD),
         "resize": known.get("resize", "crop"), "filter": known.get("filter", "antialias"),
         "fps": known.get("fps", 0), "trained": bool(loaded and known.get("trained", True)), "notes": notes,
+        **({"events": dict(known["events"])} if known.get("events") and classes == known.get("classes") else {}),
     }
     if loaded:
         from .checkpoints import copy_weights

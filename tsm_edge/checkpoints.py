@@ -130,6 +130,7 @@ _OWN_INFO = (  # what the description of a network may hold, where it holds it
     ("trained", lambda v: isinstance(v, bool), "true or false"), ("resize", lambda v: v in ("crop", "squash"), "crop or squash"),
     ("filter", lambda v: v in ("antialias", "bilinear"), "antialias or bilinear"),
     ("fps", lambda v: type(v) in (int, float) and v >= 0, "frames a second"),
+    ("events", lambda v: isinstance(v, dict), "window, hold, on, off, merge, ignore, background"),
 )
 
 

@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
-from tsm_edge.training.train import _main, fill_in_steps, parse_size  # noqa: E402
+from tsm_edge.training.train import _main, events_of, fill_in_steps, parse_size  # noqa: E402
 from tsm_edge.training.train_data import clip_rate, hold_out  # noqa: E402
 
 
@@ -190,6 +190,32 @@ def test_few_clips_get_small_steps_and_enough_of_them(clips, world, accumulate, 
     args = argparse.Namespace(batch=12, epochs=3, accumulate=1)
     fill_in_steps(args, clips)
     assert (args.batch, args.epochs) == (12, 3)
+
+
+def test_a_second_is_averaged_for_events_whatever_the_rate():
+    assert events_of(["wave", "No gesture"], 12.0)["window"] == 12 and events_of(["wave", "no-gesture"], 8 / 3)["window"] == 3
+    assert events_of(["wave", "no-gesture"], 4.0)["background"] == [1]
+
+
+def test_the_bundle_gets_the_events_of_the_run(straight, tiny):
+    from tsm_edge.runtimes import load
+
+    model = load(straight / "final.pth")
+    assert model.manifest["events"] == events_of(tiny.CLASSES, 4.0) and model.manifest["stream"]["fps"] == 4.0
+
+
+@pytest.mark.slow
+def test_shifts_learn_directions_that_single_frames_cannot_tell(tiny, tmp_path, capsys):
+    data = tiny.write_clips(tmp_path / "train", 40, ("go-left", "go-right"))
+    val = tiny.write_clips(tmp_path / "val", 10, ("go-left", "go-right"), seed=1)
+    top1 = {}
+    for shift in ("online", "none"):
+        argv = ("--data", data, "--val-data", val, "--output", tmp_path / shift, "--shift", shift, "--width", 0.35, "--input-size", 32,
+                "--frames", 8, "--epochs", 20, "--batch", 16, "--optimizer", "adamw", "--lr", 0.004, "--lr-batch", 16, "--threads", 1,
+                "--device", "cpu", "--json")
+        assert _main([str(v) for v in argv]) == 0
+        top1[shift] = json.loads(capsys.readouterr().out)["validation_top1"]
+    assert top1["online"] >= 0.9 and top1["none"] <= 0.7
 
 
 def test_sizes_are_parsed():
