@@ -126,7 +126,7 @@ def verify_torch(net, step, inputs, progress):
 
 
 def export_bundle(net, target="host", output=None, *, name=None, classes=None, input_size=None, precision="fp32",
-                  threads=None, cc=None, frames=None, seed=0, progress=None, **description):
+                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, **description):
     """Compile a network with shifts for a device, prove the result, and write the bundle.
 
     Parameters
@@ -150,6 +150,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
         Of the generated frames.
     progress : Progress or None
         Told of every stage and its time.
+    tuning : path, tuning.Record, tuning.Tuner or None
+        A tuning record, or what measures one first; None takes the one that comes with the package, if there is one.
 
     Returns
     -------
@@ -171,6 +173,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     from .import_onnx import import_onnx
     from .onnx_graph import export_onnx
     from .replay import check_library
+    from .tuning import Tuner, prepare
 
     begin = time.perf_counter()
     progress = progress or Progress()
@@ -183,6 +186,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             raise InputError("the number of threads cannot be used", found=str(threads), expected="1 to 64",
                              do="leave it out for the target's default")
         target = replace(target, threads=threads)
+    tuning = prepare(tuning, target)
     toolchain.find_compiler(target, cc)  # a missing compiler is said now and not after the work
 
     with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
@@ -204,9 +208,13 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             checks.append(verify.compare("ONNX vs torch", reference, verify.onnx_trace(work / "model.onnx", inputs)))
             verify.require(checks)
 
+        if isinstance(tuning, Tuner):
+            with progress.stage("tuning"):
+                tuning = tuning.run(import_onnx(work / "model.onnx"), target, precision, progress.note)
         with progress.stage("kernels and library"):
             program = import_onnx(work / "model.onnx")
-            library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note)
+            library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note,
+                                    tuning=tuning)
         rounding = None
         if precision == "fp16":
             with progress.stage("what rounding to half precision costs"), verify.one_thread():

@@ -47,6 +47,12 @@ def _parser():
     add("--seed", type=int, default=0, help="of random weights and of the frames used in verification (default: 0)")
     add("--frames", metavar="FILE",
         help="frames to verify with instead of generated ones: .npy, uint8 [T, H, W, 3] RGB, T >= 16")
+    add("--tune", nargs="?", const="all", metavar="BUDGET", help="first measure other tile sizes than the cost model's: all, "
+        "at most so many (40), or for so long (90s); writes a tuning record")
+    add("--tuning-record", metavar="FILE", help="use what --tune measured before; with --tune, the file to write "
+        "(default: <output>.tuning.jsonl)")
+    add("--rpc-tracker", metavar="HOST:PORT", help="measure on a board: its TVM RPC tracker")
+    add("--rpc-key", metavar="KEY", help="measure on a board: the key of its TVM RPC server")
     add("--allow-unverified", action="store_true",
         help="leave with 0 even where the library could not be run here (no emulator)")
     add("--json", action="store_true", help="the report as JSON on stdout")
@@ -175,6 +181,24 @@ def _read_frames(path):
     return check_frames(frames)
 
 
+def _tuning(args, output):
+    """What the tuning options ask for: a path, a Tuner or None."""
+    if args.tune is None:
+        given = [f"--{name}" for name in ("rpc-tracker", "rpc-key") if getattr(args, name.replace("-", "_"))]
+        if given:
+            raise InputError(f"{given[0]} is for measuring", found=f"{given[0]} without --tune", expected="both",
+                             do="add --tune, or leave it out")
+        return args.tuning_record
+    from .measure import parse_tracker
+    from .tuning import Tuner, parse_budget
+
+    candidates, seconds = parse_budget(args.tune)
+    if args.rpc_key and not args.rpc_tracker:
+        raise InputError("--rpc-key needs --rpc-tracker", found="no tracker", expected="HOST:PORT", do="give both")
+    return Tuner(args.tuning_record or f"{output}.tuning.jsonl", candidates, seconds,
+                 args.rpc_tracker and parse_tracker(args.rpc_tracker), args.rpc_key, args.cc)
+
+
 def _next_commands(report):
     if report.target == "host":
         return [f"tsm-verify {report.output}", f"tsm-demo {report.output} --source 0"]
@@ -232,13 +256,19 @@ def _main(argv):
         "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
+    tuning = _tuning(args, output)
+    if args.tune is not None:
+        effective.update({"tune": args.tune, "rpc-tracker": args.rpc_tracker or "none: this machine", "tuning-record": tuning.path})
+    elif tuning:
+        effective["tuning-record"] = tuning
     echoed = ", ".join(f"{key}={value}" for key, value in effective.items())
     console.print(f"options: {echoed}", highlight=False, markup=False)
     if not info["trained"]:
         console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
     try:
         bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
-                               threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress)
+                               threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress,
+                               tuning=tuning)
     except CheckFailedError as error:
         return _failed(error, args.json, effective)
     report = bundle.report

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version as package_version
 from pathlib import Path
@@ -18,6 +20,7 @@ from .audit import Audit, audit
 from .codegen import WEIGHTS_FILE, write_plan
 from .plan import make_plan
 from .program import Conv, Fallback, Layout
+from .tuning import Applied
 
 RUNTIME_SOURCES = ("tsm_edge.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
@@ -72,8 +75,8 @@ class _Timer:
         self.seconds[title] = time.perf_counter() - begin
 
 
-def build_kernels(program, target, precision="fp32"):
-    """Kernels of a program, ours where there is one, else TVM's legalisation.
+def build_kernels(program, target, precision="fp32", choose=None):
+    """Kernels of a program, ours where there is one, else TVM's legalisation. choose: see `make_kernel`.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def build_kernels(program, target, precision="fp32"):
     program = kernels.fuse(program, target)
     calls, fell_back = [], Counter()
     for op in program.ops:
-        kernel = _kernel(op, program.shapes, target, precision)
+        kernel = make_kernel(op, program.shapes, target, precision, choose)
         if kernel is not None:
             calls.append((op, kernel))
             continue
@@ -96,15 +99,21 @@ def build_kernels(program, target, precision="fp32"):
     return program, calls, fell_back
 
 
-def _kernel(op, shapes, target, precision):
-    """The kernel of ours for an operation, or None."""
+def make_kernel(op, shapes, target, precision="fp32", choose=None):
+    """The kernel of ours for an operation, or None.
+
+    choose : given the kernel as its cost model has it, returns the kernels.choices.Choices to build it with, or None.
+    """
     if isinstance(op, Fallback):
         return None
-    kernel = kernels.build(op, shapes, target, precision)
+    kernel, groups = kernels.build(op, shapes, target, precision), 1
     if kernel is None and isinstance(op, Conv) and 1 < op.groups <= MOST_GROUPS:
-        kernel = kernels.build(_ungrouped(op), shapes, target, precision)
-        kernel = kernel and replace(kernel, macs=kernel.macs // op.groups)
-    return kernel
+        op, groups = _ungrouped(op), op.groups
+        kernel = kernels.build(op, shapes, target, precision)
+    choices = choose(kernel) if choose and kernel else None
+    if choices:
+        kernel = kernels.build(op, shapes, target, precision, choices)
+    return replace(kernel, macs=kernel.macs // groups) if kernel and groups > 1 else kernel
 
 
 def _ungrouped(op):
@@ -130,24 +139,49 @@ def _tvm():
     return tvm
 
 
-def compile_kernels(calls, target, output):
-    """Compile the TensorIR functions of `calls` into one object file for the target; returns how many there are."""
-    tvm = _tvm()
+def compile_kernels(calls, target, folder):
+    """Compile the TensorIR functions of `calls`, each into an object file of its own, on all cores.
+
+    One file per function, however many cores there are: the same functions give the same bytes everywhere.
+
+    Parameters
+    ----------
+    calls : list of (operation, Kernel)
+    target : Target
+    folder : Path
+
+    Returns
+    -------
+    list of str
+        Names of the object files in `folder`, in the order of the functions' symbols.
+    """
     functions = {}
     for _, kernel in calls:
         functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
-    module = tvm.IRModule({name: functions[name] for name in sorted(functions)})
-    # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
-    # threads share it. Our kernels place their buffers themselves.
-    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
-        compiled = tvm.compile(module, target=target.tvm_target())
+    for old in folder.glob("kernel.*.o"):
+        old.unlink()
+    names = {symbol: f"kernel.{number:03d}.o" for number, symbol in enumerate(sorted(functions))}
+    compiling = target.tvm_target()
+    with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
+        jobs = [pool.submit(_compile, symbol, functions[symbol], compiling, folder / names[symbol]) for symbol in names]
+        for job in jobs:
+            job.result()
+    return list(names.values())
+
+
+def cpu_count():
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _compile(symbol, function, target, output):
+    tvm = _tvm()
+    compiled = tvm.compile(tvm.IRModule({symbol: function}), target=target)
     compiled.mod.write_to_file(str(output), "o")
-    data = Path(output).read_bytes()
-    Path(output).write_bytes(elf.hide_symbols(data))  # they are called from within the same library only
-    return len(functions)
+    output.write_bytes(elf.hide_symbols(output.read_bytes()))  # called from within the same library only
 
 
-def build_library(program, manifest, target, workdir, cc=None, progress=None):
+def build_library(program, manifest, target, workdir, cc=None, progress=None, tuning=None):
     """Compile a step program into a library for a target.
 
     Parameters
@@ -163,6 +197,8 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None):
         C compiler; see toolchain.find_compiler.
     progress : callable or None
         Given a line of text at every stage.
+    tuning : tuning.Record or None
+        What to choose in kernels instead of what their cost model would.
 
     Returns
     -------
@@ -182,24 +218,25 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None):
     compiler = toolchain.find_compiler(target, cc)
     _tvm()
     with timer.stage("schedules"):
-        program, calls, fell_back = build_kernels(program, target, manifest.get("precision", "fp32"))
+        applied = Applied(tuning) if tuning else None
+        program, calls, fell_back = build_kernels(program, target, manifest.get("precision", "fp32"), applied)
     with timer.stage("memory plan"):
         plan = make_plan(calls, program)
         (workdir / "plan.c").write_text(write_plan(plan, manifest, target), encoding="utf-8")
         (workdir / WEIGHTS_FILE).write_bytes(plan.weights)
     with timer.stage(f"compiling {len({k.symbol for _, k in calls})} kernels"):
-        functions = compile_kernels(calls, target, workdir / "kernels.o")
+        objects = compile_kernels(calls, target, workdir)
     with timer.stage("linking"):
-        path = _link(compiler, target, workdir)
+        path = _link(compiler, target, workdir, objects)
         report = audit(path, target).require()
     return LibraryReport(
         path=path, size=path.stat().st_size,
         calls=[CallReport(c.name, c.kernel.kind, c.kernel.symbol, c.kernel.macs, c.bytes) for c in plan.calls],
-        kernels=dict(Counter(c.kernel.kind for c in plan.calls)), functions=functions, arena_bytes=plan.arena_bytes,
+        kernels=dict(Counter(c.kernel.kind for c in plan.calls)), functions=len(objects), arena_bytes=plan.arena_bytes,
         cache_bytes=plan.cache_bytes, weight_bytes=plan.weight_bytes, macs=sum(c.kernel.macs for c in plan.calls),
         fallbacks=[f"{name} ({count})" if count > 1 else name for name, count in sorted(fell_back.items())],
         audit=report, compiler=f"{compiler.describe()}; apache-tvm {package_version('apache-tvm')}",
-        timings=timer.seconds)
+        timings=timer.seconds, notes=[applied.note()] if applied else [])
 
 
 def runtime_folder():
@@ -209,18 +246,18 @@ def runtime_folder():
     return Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
 
 
-def _link(compiler, target, workdir):
+def _link(compiler, target, workdir, kernel_objects):
     # the sources are copied beside the plan and compiled by relative names: nothing of this machine's paths gets in
     runtime = runtime_folder()
     for header in sorted(runtime.glob("*.h")):
         shutil.copyfile(header, workdir / header.name)
     toolchain.compile_object(compiler, "plan.c", "plan.o", workdir, include=["."])
     if target.link == "static":
-        members = [(name, (workdir / name).read_bytes()) for name in ("plan.o", "kernels.o")]
+        members = [(name, (workdir / name).read_bytes()) for name in ("plan.o", *kernel_objects)]
         path = workdir / STATIC_NAME
         elf.write_archive(path, members)
         return path
-    objects = ["plan.o", "kernels.o"]
+    objects = ["plan.o", *kernel_objects]
     for name in RUNTIME_SOURCES:
         shutil.copyfile(runtime / name, workdir / name)
         toolchain.compile_object(compiler, name, Path(name).stem + ".o", workdir, include=["."])
