@@ -139,7 +139,25 @@ def _tvm():
     return tvm
 
 
-def compile_kernels(calls, target, folder):
+def _functions(calls):
+    """The TensorIR functions of calls, by symbol."""
+    functions = {}
+    for _, kernel in calls:
+        functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
+    return {symbol: functions[symbol] for symbol in sorted(functions)}
+
+
+def compile_kernels(calls, target, output, hidden=True):
+    """Compile the TensorIR functions of `calls` into one object file `output`; returns how many there are.
+
+    hidden : no library made of it shows them; they are called from within.
+    """
+    functions = _functions(calls)
+    _compile(functions, target.tvm_target(), Path(output), hidden)
+    return len(functions)
+
+
+def compile_each(calls, target, folder):
     """Compile the TensorIR functions of `calls`, each into an object file of its own, on all cores.
 
     One file per function, however many cores there are: the same functions give the same bytes everywhere.
@@ -155,15 +173,14 @@ def compile_kernels(calls, target, folder):
     list of str
         Names of the object files in `folder`, in the order of the functions' symbols.
     """
-    functions = {}
-    for _, kernel in calls:
-        functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
+    functions = _functions(calls)
     for old in folder.glob("kernel.*.o"):
         old.unlink()
-    names = {symbol: f"kernel.{number:03d}.o" for number, symbol in enumerate(sorted(functions))}
+    names = {symbol: f"kernel.{number:03d}.o" for number, symbol in enumerate(functions)}
     compiling = target.tvm_target()
     with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
-        jobs = [pool.submit(_compile, symbol, functions[symbol], compiling, folder / names[symbol]) for symbol in names]
+        jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol])
+                for symbol, function in functions.items()]
         for job in jobs:
             job.result()
     return list(names.values())
@@ -174,11 +191,15 @@ def cpu_count():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compile(symbol, function, target, output):
+def _compile(functions, target, output, hidden=True):
     tvm = _tvm()
-    compiled = tvm.compile(tvm.IRModule({symbol: function}), target=target)
+    # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
+    # threads share it. Our kernels place their buffers themselves.
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
+        compiled = tvm.compile(tvm.IRModule(functions), target=target)
     compiled.mod.write_to_file(str(output), "o")
-    output.write_bytes(elf.hide_symbols(output.read_bytes()))  # called from within the same library only
+    if hidden:
+        output.write_bytes(elf.hide_symbols(output.read_bytes()))
 
 
 def build_library(program, manifest, target, workdir, cc=None, progress=None, tuning=None):
@@ -225,7 +246,7 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
         (workdir / "plan.c").write_text(write_plan(plan, manifest, target), encoding="utf-8")
         (workdir / WEIGHTS_FILE).write_bytes(plan.weights)
     with timer.stage(f"compiling {len({k.symbol for _, k in calls})} kernels"):
-        objects = compile_kernels(calls, target, workdir)
+        objects = compile_each(calls, target, workdir)
     with timer.stage("linking"):
         path = _link(compiler, target, workdir, objects)
         report = audit(path, target).require()

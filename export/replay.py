@@ -79,7 +79,8 @@ def _network(library):
     """The files that hold the compiled network without the runtime: plan, weights, kernels."""
     if library.path.suffix == ".a":
         return [library.path]
-    return [path for path in (library.path.parent / "plan.o", library.path.parent / "kernels.o") if path.exists()]
+    folder = library.path.parent
+    return [path for path in (folder / "plan.o", *sorted(folder.glob("kernel.*.o"))) if path.exists()]
 
 
 def build_replay(library, target, runtime, work, static, cc=None):
