@@ -8,6 +8,7 @@ import platform
 import re
 import socket
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,14 +98,14 @@ def session(target, tracker=None, key=None):
     yield opened
 
 
-def measure(kernels, outputs, target, opened, cc=None, rounds=ROUNDS):
+def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=ROUNDS):
     """Time kernels that compute the same, in turns, so that what disturbs the machine disturbs all.
 
     Parameters
     ----------
     kernels : list of Kernel; the first one's results are what the others' are compared with.
     outputs : set of names of the tensors that they write.
-    opened : what `session` gave.
+    tracker, key : as for `session`.
 
     Returns
     -------
@@ -112,25 +113,33 @@ def measure(kernels, outputs, target, opened, cc=None, rounds=ROUNDS):
     """
     with tempfile.TemporaryDirectory(prefix="tsm-tune-") as folder:
         library = _library(kernels, target, Path(folder), cc)
-        opened.upload(str(library))
-        try:
-            module = opened.load_module(library.name)
-            device = opened.cpu(0)
-            return _time(kernels, outputs, module, device, rounds)
-        finally:
-            opened.remove(library.name)
+        with session(target, tracker, key) as opened:  # only now, so that others have the board while we compile
+            opened.upload(str(library))
+            try:
+                return _time(kernels, outputs, opened.load_module(library.name), opened.cpu(0), rounds)
+            finally:
+                opened.remove(library.name)
 
 
 def _library(kernels, target, folder, cc):
     """One shared library with all of them: nothing has to be compiled where it runs."""
-    from .compile import compile_kernels
-
-    compile_kernels([(None, kernel) for kernel in kernels], target, folder / "kernels.o", hidden=False)
-    digest = hashlib.sha256((folder / "kernels.o").read_bytes()).hexdigest()[:16]
-    name = f"tsm_tune_{digest}.so"
+    compiling = target.tvm_target()
+    names = [f"{number}.o" for number in range(len(kernels))]
+    with ThreadPoolExecutor() as pool:  # TVM compiles without Python's lock
+        list(pool.map(lambda kernel, name: _compile(kernel, compiling, folder / name), kernels, names))
     compiler = toolchain.find_compiler(target, cc)
-    toolchain.call(compiler, ["-shared", "-nostdlib", "kernels.o", "-o", name], folder, "linking kernels to time")
-    return folder / name
+    toolchain.call(compiler, ["-shared", "-nostdlib", *names, "-o", "kernels.so"], folder, "linking kernels to time")
+    # another name for other content: where one was loaded before, the same name would give it again
+    digest = hashlib.sha256((folder / "kernels.so").read_bytes()).hexdigest()[:16]
+    return (folder / "kernels.so").rename(folder / f"tsm_tune_{digest}.so")
+
+
+def _compile(kernel, target, output):
+    import tvm
+
+    module = tvm.IRModule({kernel.symbol: kernel.func.with_attr("global_symbol", kernel.symbol)})
+    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):  # as compile.py has it, and why
+        tvm.compile(module, target=target).mod.write_to_file(str(output), "o")
 
 
 def _time(kernels, outputs, module, device, rounds):

@@ -22,6 +22,7 @@ from .kernels.choices import Choices
 SCHEMA = 1
 MARGIN = 0.03  # what a candidate must gain before it is taken: less is noise
 _LARGEST = 4 << 20
+_AT_ONCE = 8  # candidates compiled before they are timed; the budget is looked at in between
 _HEADER = {"tsm_tuning", "kernels", "target", "threads", "measured_on", "versions"}
 _ENTRY = {"kernel", "kind", "choices", "seconds", "default_seconds", "tried"}
 # what decides about speed; a record for a board serves every target that is the same in these
@@ -288,14 +289,20 @@ class Tuner:
                         _versions(), name=str(self.path))
         tasks = _tasks(program, target, precision)
         begin, left = time.monotonic(), self.candidates
+
+        def over():
+            return self.seconds is not None and time.monotonic() - begin > self.seconds
+
         for number, task in enumerate(tasks):
-            if self.seconds is not None and time.monotonic() - begin > self.seconds:
+            if over():
                 note(f"time is over: {len(tasks) - number} kernels were not tried")
                 break
             limit = None if left is None else left // (len(tasks) - number)
             if limit == 0:
                 continue
-            entry = self._tune(task, target, limit, note)
+            entry = self._tune(task, target, limit, over, note)
+            if entry is None:
+                continue
             left = None if left is None else max(0, left - entry.tried)
             record.entries[entry.kernel] = entry
             record.write(self.path)
@@ -304,39 +311,39 @@ class Tuner:
         record.write(self.path)
         return record
 
-    def _tune(self, task, target, limit, note):
+    def _tune(self, task, target, limit, over, note):
         """One group of parameters at a time, then the best of each together."""
+        default, best, tried = task.kernel, {}, 0
         variants = _variants(task, target, limit)
-        default = task.kernel
-        with measure.session(target, self.tracker, self.key) as opened:
-            def timed(kernels):
-                return measure.measure(kernels, task.outputs, target, opened, self.cc, self.rounds)
-
-            first = timed([default, *(kernel for _, _, kernel in variants)])
-            for (_, _, kernel), timing in zip(variants, first[1:]):
+        while variants and not (tried and over()):
+            part, variants = variants[:_AT_ONCE], variants[_AT_ONCE:]
+            first, *timings = self._measure(task, [kernel for _, _, kernel in part], target)
+            tried += len(part)
+            for (group, chosen, kernel), timing in zip(part, timings):
+                ratio = timing.best / first.best
                 if not timing.agrees:
                     note(f"{kernel.symbol} gave other results than {default.symbol}: not used; please report it")
-            found = [(timing.best, group, chosen, kernel) for (group, chosen, kernel), timing
-                     in zip(variants, first[1:]) if timing.agrees and timing.best < first[0].best]
-            best = {}
-            for item in sorted(found, key=lambda item: item[0]):
-                best.setdefault(item[1], item)
-            finals = [(chosen, kernel) for _, _, chosen, kernel in best.values()]
-            if len(finals) > 1:
-                merged = replace(finals[0][0], **{k: v for chosen, _ in finals[1:] for k, v in vars(chosen).items()
-                                                  if v is not None})
-                finals.append((merged, task.make(merged)))
-            if not finals:
-                return Entry(default.symbol, default.kind, Choices(), _short(first[0].best), _short(first[0].best),
-                             len(variants))
-            # measured once more: the fastest of many was lucky, too
-            again = timed([default, *(kernel for _, kernel in finals)])
-        chosen, seconds = Choices(), again[0].best
-        for (candidate, _), timing in zip(finals, again[1:]):
-            wins = sum(mine < its for mine, its in zip(timing.seconds, again[0].seconds))
-            if timing.agrees and timing.best < min(seconds, again[0].best * (1 - MARGIN)) and 2 * wins > self.rounds:
+                elif ratio < min(1, best[group][0] if group in best else 1):
+                    best[group] = ratio, chosen, kernel
+        if not tried:
+            return None
+        finals = [(chosen, kernel) for _, chosen, kernel in best.values()]
+        if not finals:
+            return Entry(default.symbol, default.kind, Choices(), _short(first.best), _short(first.best), tried)
+        if len(finals) > 1:
+            together = {key: value for chosen, _ in finals for key, value in vars(chosen).items() if value is not None}
+            finals.append((Choices(**together), task.make(Choices(**together))))
+        # measured once more: the fastest of many was lucky, too
+        first, *timings = self._measure(task, [kernel for _, kernel in finals], target)
+        chosen, seconds = Choices(), first.best
+        for (candidate, _), timing in zip(finals, timings):
+            wins = sum(mine < its for mine, its in zip(timing.seconds, first.seconds))
+            if timing.agrees and timing.best < min(seconds, first.best * (1 - MARGIN)) and 2 * wins > self.rounds:
                 chosen, seconds = candidate, timing.best
-        return Entry(default.symbol, default.kind, chosen, _short(seconds), _short(again[0].best), len(variants))
+        return Entry(default.symbol, default.kind, chosen, _short(seconds), _short(first.best), tried)
+
+    def _measure(self, task, others, target):
+        return measure.measure([task.kernel, *others], task.outputs, target, self.tracker, self.key, self.cc, self.rounds)
 
 
 def _short(seconds):
