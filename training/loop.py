@@ -338,8 +338,11 @@ class Trainer:
     def _finish_epoch(self, epoch, writer):
         net = self.average or self.net
         accuracy = None
-        if self.val is not None and self.rank == 0:
-            accuracy = evaluate_clips(net, self.val, self.mean, self.std, device=self.device)
+        if self.val is not None:
+            if self.world > 1:  # batch norms' statistics are those of the first process, as they are saved
+                for buffer in net.buffers():
+                    dist.broadcast(buffer, 0)
+            accuracy = evaluate_clips(net, self.val, self.mean, self.std, device=self.device, rank=self.rank, world=self.world)
             self.log(f"epoch {epoch + 1}/{self.options.epochs}: loss {self.history[-1]:.4f}, validation top-1 {accuracy:.2%}")
             if writer:
                 writer.add_scalar("validation top-1", accuracy, self.step)
@@ -367,16 +370,23 @@ def _in_worker(_):
 
 
 @torch.no_grad()
-def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8):
-    """Top-1 accuracy of a network on clips, by the average of a clip's logits over its frames."""
+def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8, rank=0, world=1):
+    """Top-1 accuracy of a network on clips, by the average of a clip's logits over its frames.
+
+    Of several processes (`rank` of `world`) each takes its share; all get the accuracy over all clips.
+    """
     was = net.training
     net.eval()
-    right = 0
-    for first in range(0, len(data), batch):
-        items = [data[i] for i in range(first, min(first + batch, len(data)))]
+    right, mine = 0, range(rank, len(data), world)
+    for first in range(0, len(mine), batch):
+        items = [data[i] for i in mine[first:first + batch]]
         frames = torch.from_numpy(np.stack([clip for clip, _ in items])).to(device)
         logits = net(normalise(frames, mean, std).contiguous(memory_format=torch.channels_last))
         guess = logits.view(len(items), -1, logits.shape[-1]).mean(1).argmax(1).cpu().numpy()
         right += int((guess == np.array([label for _, label in items])).sum())
     net.train(was)
+    if world > 1:
+        total = torch.tensor(right, device=device)
+        dist.all_reduce(total)
+        right = int(total)
     return right / len(data)

@@ -29,16 +29,13 @@ def checkpoint(tiny, tmp_path_factory):
 
     from tsm_edge import create_model
     from tsm_edge.checkpoints import save_checkpoint
+    from tsm_edge.sensitive import image_like_frames, make_sensitive
 
     def make(shift="online", past=None, classes=tiny.CLASSES, size=32, frames=4, fps=4.0):
         torch.manual_seed(3)
         net = create_model("mobilenet_v2", len(classes), width=0.35, input_size=size, shift=shift, past=past, n_segment=frames,
                            classes=list(classes))
-        for module in net.modules():  # statistics of its own, so that a change of them shows
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.normal_(0, 0.05)
-                module.running_var.uniform_(0.5, 1.5)
-        torch.nn.init.normal_(net.classifier.weight, 0, 0.3)
+        make_sensitive(net, seed=3, frames=image_like_frames(2 * frames, size, seed=3))
         net.tsm_info.update(trained=True, fps=fps)
         path = tmp_path_factory.mktemp("checkpoint") / "net.pth"
         save_checkpoint(path, net)

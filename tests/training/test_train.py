@@ -13,8 +13,14 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
+from tsm_edge.training.augment import CentreCrop  # noqa: E402
+from tsm_edge.training.datasets import ClipDataset  # noqa: E402
+from tsm_edge.training.layouts import Item, find_items  # noqa: E402
+from tsm_edge.training.loop import evaluate_clips  # noqa: E402
+from tsm_edge.training.networks import open_network  # noqa: E402
+from tsm_edge.training.sampling import Sampler  # noqa: E402
 from tsm_edge.training.train import _main, events_of, fill_in_steps, parse_size  # noqa: E402
-from tsm_edge.training.train_data import clip_rate, hold_out  # noqa: E402
+from tsm_edge.training.train_data import Changed, clip_rate, hold_out  # noqa: E402
 
 
 def options(tiny, clips, folder, *more):
@@ -86,6 +92,12 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(tiny, clips, t
     a, b = (load_checkpoint(tmp_path / n / "final.pth").state_dict for n in ("one", "two"))
     learnt = [k for k in a if k.endswith(("weight", "bias"))]
     assert all(torch.allclose(a[k], b[k], atol=1e-5) for k in learnt)
+    # each process validated its share of the clips; alone it comes to the same
+    _, held = hold_out(find_items(clips)[0])
+    val = Changed(ClipDataset(held, Sampler("uniform", 4), train=False), CentreCrop((32, 32)))
+    net = open_network(tmp_path / "two" / "final.pth")
+    alone = evaluate_clips(net, val, net.tsm_info["mean"], net.tsm_info["std"])
+    assert load_checkpoint(tmp_path / "two" / "final.pth").info["metrics"]["validation_top1"] == pytest.approx(alone)
 
 
 def test_curves_and_checkpoints_are_written(straight):
@@ -162,8 +174,6 @@ def _names(folder, names):
 
 
 def test_held_out_clips_are_a_tenth_of_each_class_or_one_of_five():
-    from tsm_edge.training.layouts import Item
-
     items = [Item(f"{label}/{k}", label) for label, n in enumerate((20, 7, 3)) for k in range(n)]
     rest, held = hold_out(items)
     assert sorted(rest + held, key=str) == sorted(items, key=str)
@@ -171,9 +181,6 @@ def test_held_out_clips_are_a_tenth_of_each_class_or_one_of_five():
 
 
 def test_the_rate_of_clips_is_what_the_sampler_takes(tiny, clips):
-    from tsm_edge.training.layouts import find_items
-    from tsm_edge.training.sampling import Sampler
-
     items, _ = find_items(clips)  # 8 frames at 8 a second
     assert clip_rate(items, Sampler("uniform", 4)) == 4.0
     assert clip_rate(items, Sampler("dense", 4, stride=2)) == 4.0
