@@ -97,7 +97,8 @@ def test_ctrl_c_and_terminate_end_it_with_summary_and_film(bundle, tmp_path, num
     process = subprocess.Popen(
         command(bundle, "--source", "test://drumming-fingers", "--headless", "--output", tmp_path / "out.mp4", "--events",
                 tmp_path / "events.jsonl", "--input-width", 96, "--input-height", 64),
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a suite in the background has it ignored
     deadline = time.monotonic() + 60
     while not (tmp_path / "out.mp4").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
