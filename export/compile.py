@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from .program import Conv, Fallback, Layout
 from .tuning import Applied
 
 RUNTIME_SOURCES = ("tsm_edge.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
+STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"
 
@@ -178,11 +180,15 @@ def compile_each(calls, target, folder):
         old.unlink()
     names = {symbol: f"kernel.{number:03d}.o" for number, symbol in enumerate(functions)}
     compiling = target.tvm_target()
-    with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
-        jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol])
-                for symbol, function in functions.items()]
-        for job in jobs:
-            job.result()
+    usual = threading.stack_size(STACK_BYTES)
+    try:
+        with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
+            jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol])
+                    for symbol, function in functions.items()]
+            for job in jobs:
+                job.result()
+    finally:
+        threading.stack_size(usual)
     return list(names.values())
 
 
