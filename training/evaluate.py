@@ -37,7 +37,8 @@ def parser():
     p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS",
                    help="also a stream of this length: rendered gestures with rest between them, or the clips joined")
-    p.add_argument("--backwards", action="store_true", help="also play the clips backwards (rendered gestures)")
+    p.add_argument("--backwards", action="store_true", help="also play the clips backwards: is each taken for its opposite?")
+    p.add_argument("--opposites", nargs="*", default=[], metavar="A=B", help="classes of your own that turn into each other backwards")
     p.add_argument("--confusion", metavar="PNG", help="write the confusion matrix as a picture")
     p.add_argument("--attention", metavar="PNG|MP4", help="write what the network looks at (checkpoints only)")
     p.add_argument("--attention-class", help="the class whose evidence is shown; default: the clip's own")
@@ -61,7 +62,7 @@ def _main(argv):
     model = open_model(args)
     clips = _clips(args, model)
     result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
-              **evaluate(model, clips, backwards=args.backwards)}
+              **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
     if model.net is not None and model.shift == "online":
         result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(model.net, clips)), clips.labels, 1)
     if args.past:
@@ -211,8 +212,19 @@ def _rule(net):
     return describe(net, [])["input"]
 
 
-def evaluate(model, clips, *, backwards=False):
-    """Accuracy of a loaded model on clips, stepping frame by frame; a dict of plain values."""
+def _pairs(texts):
+    return [tuple(text.split("=", 1)) if "=" in text else (text, text) for text in texts]
+
+
+def evaluate(model, clips, *, backwards=False, opposites=()):
+    """Accuracy of a loaded model on clips, stepping frame by frame; a dict of plain values.
+
+    backwards : also the clips played backwards; opposites : pairs of class names, for names that Jester has not.
+    """
+    if backwards:  # classes that are not declared are named before the work
+        from .augment import backwards_map
+
+        backwards_map(model.classes, opposites)
     logits = step_logits(model, clips)
     whole = scores.clip_logits(logits)
     table = scores.confusion(whole, clips.labels)
@@ -223,15 +235,15 @@ def evaluate(model, clips, *, backwards=False):
         "per_class": scores.per_class(table, model.classes), "confusion": table.tolist(),
     }
     if backwards:
-        result["backwards"] = _backwards(model, clips)
+        result["backwards"] = _backwards(model, clips, opposites)
     return result
 
 
-def _backwards(model, clips):
+def _backwards(model, clips, pairs):
     """For directed classes: how often a clip played backwards is taken for the opposite gesture."""
     from .augment import backwards_map
 
-    opposite = backwards_map(model.classes)
+    opposite = backwards_map(model.classes, pairs)
     directed = [i for i in range(len(clips)) if opposite[clips.labels[i]] not in (-1, clips.labels[i])]
     if not directed:
         return {"opposite": None, "per_class": {}}

@@ -97,6 +97,13 @@ def test_clips_are_joined_into_a_stream_of_the_asked_length(online, clips, capsy
     assert found["seconds"] == pytest.approx(30) and found["gestures"] == 28  # one a second; the last have no time to be answered
 
 
+def test_own_classes_are_played_backwards_with_their_opposites_declared(online, clips, capsys):
+    found = run(capsys, online, "--data", clips, "--backwards", "--opposites", "go-left=go-right")
+    assert set(found["backwards"]["per_class"]) == {"go-left", "go-right"}
+    with pytest.raises(TsmEdgeError, match="not declared"):
+        ev._main([str(online), "--data", str(clips), "--backwards"])
+
+
 class Oracle:
     """A model that knows the clips: it answers with the brightness of the frame."""
 

@@ -85,16 +85,17 @@ def test_normalise_is_the_plain_formula():
     assert np.abs(normalise(frames, MEAN, STD).numpy() - wanted).max() < 1e-5
 
 
-def test_micro_batches_of_two_processes_are_those_of_one_that_accumulates():
-    data, options = Squares(24), Options(batch=8, accumulate=2, seed=3)
-    alone = Batches(data, None, options, epoch=1, first_step=0, rank=0, world=1)
-    shared = [Batches(data, None, Options(batch=8, seed=3), 1, 0, rank, 2) for rank in (0, 1)]
-    for i in range(len(alone)):
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_micro_batches_of_two_processes_are_those_of_one_that_accumulates(accumulate):
+    data = Squares(24)
+    alone = Batches(data, None, Options(batch=8, accumulate=2 * accumulate, seed=3), epoch=1, first_step=0, rank=0, world=1)
+    shared = [Batches(data, None, Options(batch=8, accumulate=accumulate, seed=3), 1, 0, rank, 2) for rank in (0, 1)]
+    for i in range(len(alone)):  # in turns, as dropout's seeds count
         assert torch.equal(alone[i][0], shared[i % 2][i // 2][0])
     order = torch.cat([alone[i][1] for i in range(len(alone))])
     assert len(order) == 24 and sorted(alone.micro.ravel()) == list(range(24))
-    later = Batches(data, None, options, epoch=1, first_step=2, rank=0, world=1)
-    assert np.array_equal(later.micro, alone.micro[4:])
+    later = Batches(data, None, alone.options, epoch=1, first_step=2, rank=0, world=1)
+    assert np.array_equal(later.micro, alone.micro[2 * 2 * accumulate:])
 
 
 def test_head_only_changes_nothing_but_the_classifier(tmp_path):
