@@ -65,7 +65,8 @@ def test_a_run_killed_in_the_middle_ends_with_the_same_bits(tiny, clips, straigh
 
 def test_control_c_saves_the_state_and_says_so(tiny, clips, straight, tmp_path):
     argv = options(tiny, clips, tmp_path / "run", "--ema", 0.9, "--workers", 1, "--save-every", 1)
-    process = subprocess.Popen(tiny.command(*argv), env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(tiny.command(*argv), env=tiny.environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a suite in the background has it ignored
     wait_for(tmp_path / "run" / "last.pt", process)
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=120)[1]
