@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import tirx
 
-from tsm_edge.export.kernels import planes, sweep, tile
+from tsm_edge.export.kernels import forms, planes, sweep, tile
 from tsm_edge.export.kernels.names import clip_name, splice_name
 
 
@@ -38,7 +38,7 @@ class Copied:
         self.block, self.e, self.conv = block, block.e, block.op.expand
         self.moved_bias = None
         self.macs = 0
-        self.shape = tile.tile_shape(block.target, block.width, 0, 0)
+        self.shape = forms.plane_tile(block.target, block.width, 0, 0, None)
 
     def key(self):
         return ""
@@ -83,8 +83,8 @@ class _Convolution(Copied):
         conv = self.conv
         self.depth = conv.weight[0].size
         self.ic = conv.weight.shape[1]
-        self.shape = tile.tile_shape(block.target, block.width * (block.height if block.whole else 1), self.depth,
-                                     block.vectors * block.lanes, conv.clip)
+        self.shape = forms.plane_tile(block.target, block.width * (block.height if block.whole else 1), self.depth,
+                                      block.vectors * block.lanes, conv.clip)
         bias = conv.bias.astype(block.e.dtype).astype(np.float64)  # as rounded, so that a clipped value stays exact
         ends = [end - bias for end in conv.clip or (-np.inf, np.inf)]
         self.limits = tuple(bool(np.isfinite(end).all()) for end in ends)

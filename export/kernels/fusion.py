@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 from tsm_edge.export import program
-from tsm_edge.export.kernels import inverted_residual
+from tsm_edge.export.kernels import forms, inverted_residual
 
 
 def fuse(step, target):
@@ -49,7 +49,7 @@ def explain(step, target):
     lines = []
     for op in fuse(step, target).ops:
         if isinstance(op, program.InvertedResidual):
-            lines.append(f"{op.name}: {inverted_residual.choose(op, step.shapes, target).describe(op, step.shapes)}")
+            lines.append(f"{op.name}: {forms.choose(op, step.shapes, target).describe(op, step.shapes, target)}")
         elif isinstance(op, program.Conv) and op.groups > 1:
             lines.append(f"{op.name}: not fused")
     return lines

@@ -11,39 +11,14 @@ The bias of the depthwise convolution is moved behind its clip, where it becomes
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from tvm import tirx
 
-from tsm_edge.export.kernels import expand, planes, sweep, tile
+from tsm_edge.export.kernels import expand, forms, planes, sweep, tile
 from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
 from tsm_edge.export.kernels.choices import NONE
 from tsm_edge.export.kernels.emit import Emitter
 from tsm_edge.export.kernels.names import clip_name
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a block is cut up.
-
-    rows : output rows of a strip. group : output rows that one panel of channels gets done before the next rows are
-    expanded. tasks : independent parts that threads may take.
-    """
-
-    rows: int
-    group: int
-    tasks: int
-
-    def describe(self, op, shapes):
-        """One line for reports."""
-        height, width, mid = shapes[op.depthwise.x]
-        oh = shapes[op.out][0]
-        bytes_saved = 4 * 2 * (height * width * mid * bool(op.expand) + shapes[op.depthwise.out][0] *
-                               shapes[op.depthwise.out][1] * mid)
-        how = ("by panels of channels, image whole" if self.rows >= oh else
-               f"by strips of {self.rows} rows, {self.group} at a time")
-        return f"{how}, {self.tasks} tasks; {bytes_saved / 2**20:.2f} MiB stay in the caches"
 
 
 def matches(op, shapes):
@@ -66,30 +41,6 @@ def _expands(conv, depthwise):
     return True
 
 
-def choose(op, shapes, target):
-    """The Form for `op` on `target`, from its cache sizes."""
-    width = shapes[op.depthwise.x][1]
-    oh, ow, channels = shapes[op.depthwise.out]
-    kh, kw = op.depthwise.weight.shape[2:]
-    stride = op.depthwise.stride[0]
-    row = ow * channels * 4  # bytes of one row of depthwise outputs
-    if oh * row <= target.l2_bytes // 4:
-        return Form(oh, min(oh, 7), target.threads)
-    pitch = (width + op.depthwise.padding[1] + op.depthwise.padding[3]) * 4
-    # rows of a panel that stay in L1 between expansion and window; depthwise outputs of a strip that stay in L2
-    panel = pitch * tile.tile_shape(target).vectors * target.lanes
-    group = max(1, min(7, (target.l1_bytes // panel - kh) // stride + 1))
-    carried = (kh - stride) * pitch * channels if op.expand else 0
-    most = max(1, (target.l2_bytes // 4 - carried) // row)
-    strips = -(-oh // min(most, 14))
-    if target.threads > 1:
-        strips = -(-strips // target.threads) * target.threads
-    rows = -(-oh // strips)
-    group = min(group, rows)
-    rows = -(-rows // group) * group
-    return Form(rows, group, min(target.threads, -(-oh // rows)))
-
-
 def build(op, shapes, target, precision="fp32", form=None, choices=NONE):
     """The kernel of a program.InvertedResidual.
 
@@ -97,7 +48,7 @@ def build(op, shapes, target, precision="fp32", form=None, choices=NONE):
     ----------
     op : program.InvertedResidual for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
-    form : Form; None takes the choices', or the cost model's.
+    form : forms.Form; None takes the choices', or the cost model's.
     choices : Choices of tile, panel, strip and group.
 
     Returns
@@ -106,21 +57,7 @@ def build(op, shapes, target, precision="fp32", form=None, choices=NONE):
     """
     if precision != "fp32" or not matches(op, shapes):
         return None
-    return _Builder(op, shapes, target, form or _chosen(op, shapes, target, choices), choices).kernel()
-
-
-def _chosen(op, shapes, target, choices):
-    """The cost model's Form with what `choices` says instead."""
-    form = choose(op, shapes, target)
-    if choices.strip is None and choices.group is None:
-        return form
-    oh = shapes[op.out][0]
-    rows = min(oh, choices.strip or form.rows)
-    group = min(rows, choices.group or form.group)
-    if rows >= oh:
-        return Form(oh, group, target.threads)
-    rows = -(-rows // group) * group
-    return Form(rows, group, min(target.threads, -(-oh // rows)))
+    return _Builder(op, shapes, target, form or forms.choose(op, shapes, target, choices), choices).kernel()
 
 
 def _biases(op, dtype, moved):
@@ -166,8 +103,8 @@ class _Builder:
         if choices.panel:
             self.expand.shape = tile.TileShape(*choices.panel)
         self.groups = tile.split_channels(self.vectors * lanes, lanes, self.expand.shape.vectors)
-        self.out_shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(
-            target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip)
+        self.out_shape = tile.TileShape(*choices.tile) if choices.tile else forms.plane_tile(
+            target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip, narrow_last=True)
         self.out_groups = tile.split_channels(self.oc, lanes, self.out_shape.vectors)
 
     # --- parameters ---
