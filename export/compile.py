@@ -159,7 +159,7 @@ def compile_kernels(calls, target, output, hidden=True):
     return len(functions)
 
 
-def compile_each(calls, target, folder):
+def compile_each(calls, target, folder, hidden=True):
     """Compile the TensorIR functions of `calls`, each into an object file of its own, on all cores.
 
     One file per function, however many cores there are: the same functions give the same bytes everywhere.
@@ -169,6 +169,7 @@ def compile_each(calls, target, folder):
     calls : list of (operation, Kernel)
     target : Target
     folder : Path
+    hidden : as for `compile_kernels`
 
     Returns
     -------
@@ -183,7 +184,7 @@ def compile_each(calls, target, folder):
     usual = threading.stack_size(STACK_BYTES)
     try:
         with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
-            jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol])
+            jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol], hidden)
                     for symbol, function in functions.items()]
             for job in jobs:
                 job.result()

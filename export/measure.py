@@ -8,7 +8,6 @@ import platform
 import re
 import socket
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,23 +122,14 @@ def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=RO
 
 def _library(kernels, target, folder, cc):
     """One shared library with all of them: nothing has to be compiled where it runs."""
-    compiling = target.tvm_target()
-    names = [f"{number}.o" for number in range(len(kernels))]
-    with ThreadPoolExecutor() as pool:  # TVM compiles without Python's lock
-        list(pool.map(lambda kernel, name: _compile(kernel, compiling, folder / name), kernels, names))
+    from .compile import compile_each
+
+    names = compile_each([(None, kernel) for kernel in kernels], target, folder, hidden=False)
     compiler = toolchain.find_compiler(target, cc)
     toolchain.call(compiler, ["-shared", "-nostdlib", *names, "-o", "kernels.so"], folder, "linking kernels to time")
     # another name for other content: where one was loaded before, the same name would give it again
     digest = hashlib.sha256((folder / "kernels.so").read_bytes()).hexdigest()[:16]
     return (folder / "kernels.so").rename(folder / f"tsm_tune_{digest}.so")
-
-
-def _compile(kernel, target, output):
-    import tvm
-
-    module = tvm.IRModule({kernel.symbol: kernel.func.with_attr("global_symbol", kernel.symbol)})
-    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):  # as compile.py has it, and why
-        tvm.compile(module, target=target).mod.write_to_file(str(output), "o")
 
 
 def _time(kernels, outputs, module, device, rounds):

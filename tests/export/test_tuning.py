@@ -66,11 +66,11 @@ OTHER = {"inverted_residual": Choices(tile=(3, 1), panel=(2, 1), strip=4, group=
 
 def test_a_network_is_tuned_on_this_machine_and_the_record_survives_writing_and_reading(tmp_path, network):
     path, said = tmp_path / "deep" / "host.jsonl", []
-    tuner = tuning.Tuner(path, candidates=4, rounds=2)
+    tuner = tuning.Tuner(path, candidates=2, rounds=2)
     tuner.check(HOST)
     record = tuner.run(network[1], HOST, note=said.append)
     assert set(record.entries) == set(kernels_of(network[1])) and len(said) == len(record.entries)
-    assert 2 <= sum(entry.tried for entry in record.entries.values()) <= 4
+    assert [entry.tried for entry in record.entries.values()] == [1, 1]
     for entry in record.entries.values():
         assert 0 < entry.seconds <= entry.default_seconds < 0.1
     again = tuning.read_record(path)
