@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +56,7 @@ def _main(argv):
             raise InputError(f"--{name} cannot be used", found=getattr(args, name), expected="at least 1", do=f"for example --{name} 2")
     names = list(PEERS) if args.against == "all" else check_names([n.strip() for n in args.against.split(",") if n.strip()])
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _prints_to_stderr():
         result = bench(_bundle(args.model, Path(folder)), names, [b for b in args.backends.split(",") if b], args, Path(folder))
     if args.json:
         print(json.dumps(result, indent=1))
@@ -63,6 +65,19 @@ def _main(argv):
     verdict = f"PASSED every engine gives the same logits; {OURS} p50 {result['ours']['p50_ms']:.3f} ms"
     print(verdict, file=sys.stderr if args.json else sys.stdout)
     return 0
+
+
+@contextmanager
+def _prints_to_stderr():
+    """Within: what engines print to the process's stdout goes to stderr, so that --json stays JSON."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _bundle(path, folder):

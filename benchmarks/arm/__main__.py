@@ -90,7 +90,8 @@ def plot(result, path, bytes_per_cycle):
 
     rows = [k for k in result["kernels"] if k["cycles_estimate"] and k["macs"]]
     if not rows:
-        raise InputError("the roofline needs a cycle estimate", found="no llvm-mca", expected="llvm-mca on PATH", do="apt-get install llvm-19")
+        raise InputError("the roofline needs a cycle estimate", found="no llvm-mca", expected="llvm-mca on PATH",
+                         do="apt-get install llvm-19")
     peak = 4 if result["precision"] == "fp32" else 8  # one 128-bit multiply-add a cycle
     figure, axes = plt.subplots(figsize=(8, 5), dpi=120)
     colours = {kind: f"C{i}" for i, kind in enumerate(dict.fromkeys(k["kind"] for k in rows))}
