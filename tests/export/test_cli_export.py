@@ -54,6 +54,13 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
     assert sum(np.prod(c["shape"]) for c in manifest["caches"]) * 4 == report["cache_bytes"]
 
 
+def test_without_a_checkpoint_the_model_of_the_package_is_taken(monkeypatch, published):
+    monkeypatch.setattr(cli, "default_checkpoint", lambda: published)
+    args = cli._parser().parse_args(["--target", "host"])
+    info = cli.make_network(args, None).tsm_info
+    assert info["trained"] is True and info["num_classes"] == 27 and info["classes"][16] == "Swiping Left"
+
+
 def refused(capsys, tmp_path, *argv):
     output = tmp_path / "out" / "bundle"
     code, out, error = run(capsys, "--target", "host", "--output", output, *argv)
