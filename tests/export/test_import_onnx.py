@@ -11,6 +11,7 @@ pytest.importorskip("onnxruntime")
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.export.import_onnx import import_onnx  # noqa: E402
 from tsm_edge.export.program import Add, ApplySplice, Conv, Dense, Fallback, GlobalAveragePool, Layout  # noqa: E402
+from tsm_edge.export.program_ends import inputs_of  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).with_name("step_graphs.py"))
 graphs = importlib.util.module_from_spec(_spec)
@@ -100,6 +101,14 @@ def test_layouts_are_changed_once_for_all_readers():
     program = import_onnx(graphs.upsampled()[0])
     written = [op.out for op in program.ops if isinstance(op, Layout)]
     assert len(written) == len(set(written))
+
+
+@pytest.mark.parametrize("name", ["upsampled", "squeeze_and_excite", "branches", "next_cache_read_again"])
+def test_fallbacks_hand_out_only_what_somebody_reads(name):
+    program = import_onnx(graphs.CASES[name]()[0])
+    read = {program.logits, *(splice.next_cache for splice in program.caches)}
+    read.update(tensor for op in program.ops for tensor in inputs_of(op))
+    assert not [out for op in program.ops if isinstance(op, Fallback) for out in op.outputs if out not in read]
 
 
 def test_dropout_and_reshapes_disappear_and_dense_layers_take_their_bias_and_clip_in():

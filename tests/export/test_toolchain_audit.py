@@ -131,7 +131,9 @@ def test_hidden_symbols_do_not_leave_a_library(tmp_path):
                                   "__attribute__((visibility(\"default\"))) int kept(void) { return seen(); }\n")
     toolchain.compile_object(compiler, "a.c", "a.o", tmp_path)
     data = (tmp_path / "a.o").read_bytes()
+    assert elf.read_elf(data).exported() == ["kept", "seen"]
     (tmp_path / "a.o").write_bytes(elf.hide_symbols(data, keep={"kept"}))
+    assert elf.read_elf(tmp_path / "a.o").exported() == ["kept"]
     toolchain.link_shared(compiler, target, ["a.o"], "liba.so", tmp_path)
     assert elf.read_elf(tmp_path / "liba.so").exported() == ["kept"]
 
