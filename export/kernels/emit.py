@@ -102,6 +102,12 @@ class Emitter:
         offset = _index(offset)
         self.emit(tirx.BufferStore(buffer, value, [offset if lanes == 1 else tirx.Ramp(offset, _index(1), lanes)]))
 
+    def prefetch(self, buffer, offset):
+        """Bring the line of buffer[offset] near; the offset may lie behind the end."""
+        address = tir_op.address_of(tirx.BufferLoad(buffer, [_index(offset)]))
+        read, near, data = _index(0), _index(3), _index(1)
+        self.emit(tirx.Evaluate(tir_op.call_llvm_intrin("void", "llvm.prefetch", address, read, near, data)))
+
     @contextlib.contextmanager
     def loop(self, extent, kind="serial"):
         """`with e.loop(n) as i:` runs the statements inside n times (an int or an expression); i is 0 if n is 1."""

@@ -27,6 +27,8 @@ import numpy as np
 from tsm_edge.export.kernels import aarch64
 from tsm_edge.export.kernels.emit import clipped, fma, lane, part, splat
 
+_AHEAD = 10240  # bytes between a weight in use and the one that is fetched meanwhile, for wide vectors
+
 
 @dataclass(frozen=True)
 class TileShape:
@@ -250,6 +252,11 @@ class Tile:
     def _step(self, inputs, weights, offset):
         """One k: acc[i][j] += inputs[i] * w[j]."""
         vectors = self._weights(weights, offset)
+        at = _AHEAD // 4
+        for lanes in self.chunks if not self.by_lane else ():
+            if lanes >= 16:  # weights stream through: a line is used up by each multiply-add of a row
+                self.e.prefetch(weights, offset + at)
+            at += lanes
         for i, value in enumerate(inputs):
             for j, lanes in enumerate(self.chunks):
                 register = self._acc[i][j]
