@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from tsm_edge.export.kernels import tile
 from tsm_edge.export.kernels.choices import NONE
 
-_L2_PART = 0.6  # of L2 that a block may fill: the rest is for weights that stream through, and for others
+_L2_PART = 0.7  # of L2 that a block may fill: the rest is for weights that stream through, and for others
 _COPY = 0.25  # a byte copied within L2, beside one from beyond
+_COMPUTED = 1.5  # a byte of depthwise outputs computed for nothing, beside one from beyond
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class _Sizes:
         cost = passes * self.weights
         if not whole:
             cost += _COPY * 2 * strips * self.carried
+        cost += _COMPUTED * (strips * form.rows - self.oh) * self.middle_row * (not whole)
         # what does not fit is written out and, depthwise outputs, read once for each panel of the projection
         out = max(0.0, 1 - _L2_PART * self.l2 / used)
         return cost + out * self.oh * self.middle_row * (1 + self.out_panels)
