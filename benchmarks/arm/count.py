@@ -148,7 +148,7 @@ def estimate_cycles(blocks, cpu, steps, cover=0.995):
 
     The blocks that hold `cover` of all instructions are estimated; the rest is taken as alike.
     """
-    versions = ("", *(f"-{v}" for v in range(22, 13, -1)))
+    versions = (*(f"-{v}" for v in range(29, 13, -1)), "")  # the newest: old ones do not know half precision
     mc, mca = (next(filter(None, (shutil.which(tool + v) for v in versions)), None) for tool in ("llvm-mc", "llvm-mca"))
     if not mc or not mca or not blocks:
         return None
