@@ -5,7 +5,9 @@ import argparse
 import importlib
 import json
 import re
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from tsm_edge.cli import choose, run
@@ -287,6 +289,8 @@ def _main(argv):
 
 def main(argv=None):
     """Entry point of tsm-export; exits with 0 (written), 1 (a check failed) or 2 (wrong usage or input)."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # its work folders are removed then, as after Ctrl-C
     run(_main, argv)
 
 

@@ -143,6 +143,20 @@ def test_a_missing_cross_compiler_is_refused_before_the_work(capsys, tmp_path):
     assert "--cc no-such-gcc" in text and "step network" not in text
 
 
+def test_a_terminated_export_leaves_nothing_behind(tmp_path):
+    (tmp_path / "work").mkdir()
+    export = subprocess.Popen(
+        [sys.executable, "-m", "tsm_edge.export.cli", "--target", "host", "--random-weights", "--width", "0.1",
+         "--input-size", "32x32", "--output", str(tmp_path / "b")],
+        env=dict(os.environ, TMPDIR=str(tmp_path / "work")), stderr=subprocess.PIPE, text=True)
+    for line in export.stderr:
+        if line.startswith("ONNX file"):
+            break
+    export.terminate()
+    export.communicate(timeout=60)
+    assert export.returncode == 130 and os.listdir(tmp_path / "work") == [] and not (tmp_path / "b").exists()
+
+
 @pytest.mark.slow
 def test_the_installed_command_exports_and_verifies(tmp_path):
     command = os.path.join(os.path.dirname(sys.executable), "tsm-export")
