@@ -138,13 +138,19 @@ class Ncnn(Peer):
         return logits
 
 
+# MNN's converter reports its use to its makers, and for that pip-installs a package of theirs which replaces protobuf by
+# an older one: both are kept from happening.
+_MNN_CONVERT = ("import sys; sys.modules['MNN.tools.utils.log'] = None; "
+                "from MNN.tools.mnnconvert import convert; convert(['mnnconvert', *sys.argv[1:]])")
+
+
 class Mnn(Peer):
     name, package = "mnn", "MNN"
 
     def __init__(self, model, workdir, threads):
         MNN = _need("MNN", self.package)
         target = workdir / "model.mnn"
-        _convert([str(Path(sys.executable).parent / "mnnconvert"), "-f", "ONNX", "--modelFile", str(model.onnx_path),
+        _convert([sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX", "--modelFile", str(model.onnx_path),
                   "--MNNModel", str(target), "--bizCode", "tsm"], workdir, target, self.name)
         self.MNN, self.nn = MNN, MNN.nn
         manager = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high", "numThread": threads},))

@@ -54,6 +54,16 @@ def test_peer_carries_its_caches_and_computes_the_step_graph(name, model, expect
         np.testing.assert_allclose(out, expected, atol=1e-3 * max(1, np.abs(expected).max()))
 
 
+def test_converting_for_mnn_installs_nothing(model, tmp_path, monkeypatch):
+    pytest.importorskip("MNN", reason="MNN is not installed (pip install 'tsm-edge[bench]')")
+    for name in ("pip", "pip3"):
+        (tmp_path / name).write_text(f"#!/bin/sh\ntouch '{tmp_path}/called'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    peers.PEERS["mnn"](model, tmp_path, 1)
+    assert (tmp_path / "model.mnn").exists() and not (tmp_path / "called").exists()
+
+
 def test_an_engine_that_forgets_its_caches_is_refused(model, tmp_path):
     class Forgetful(peers.OnnxRuntime):
         def step(self, frame):
