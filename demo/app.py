@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tsm_edge.runtimes.events import GestureEvents
+from tsm_edge.runtimes.sources import import_cv2
 
 from .capture import Capture
 from .overlay import Overlay, View
-from .sources import import_cv2
 from .timing import Rate, Stages
 
 SILENCE_SECONDS = 10.0  # a live source that gives nothing for so long is lost

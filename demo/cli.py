@@ -8,6 +8,7 @@ import sys
 from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.runtimes import BACKENDS, load
+from tsm_edge.runtimes.sources import add_options, asked_for, masked, open_source
 
 EPILOG = """sources (the words of jetson-inference):
   0, /dev/video0          a USB camera               csi://0        a Jetson's CSI camera
@@ -39,11 +40,7 @@ def _parser():
     parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
-    parser.add_argument("--input-width", type=int, metavar="W", help="width to ask the camera for, or to scale a file to")
-    parser.add_argument("--input-height", type=int, metavar="H", help="height, likewise")
-    parser.add_argument("--input-rate", type=float, metavar="FPS", help="frame rate to ask the camera for")
-    parser.add_argument("--input-flip", default="none", metavar="METHOD",
-                        help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
+    add_options(parser)
     return parser
 
 
@@ -56,21 +53,20 @@ def _main(argv):
     if options.max_frames is not None and options.max_frames < 1:
         raise InputError("--max-frames cannot be used", found=str(options.max_frames), expected="1 or more",
                          do="leave it out for no limit")
-    shown = {"source": options.source, "headless": options.headless, "output": options.output, "events": options.events,
+    shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
              "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip}
     _say(f"tsm-demo {options.bundle} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
 
     from .app import quiet_threads, run
     from .record import EventLog, VideoRecorder
-    from .sources import open_source
+    from .rendered import TestSource
     from .timing import print_summary
     from .window import Window
 
     model = load(options.bundle, options.backend, options.threads)
     window = None if options.headless else Window()
     quiet_threads()
-    source = open_source(options.source, width=options.input_width, height=options.input_height, fps=options.input_rate,
-                         flip=options.input_flip)
+    source = open_source(options.source, **asked_for(options), rendered=TestSource)
     trained = bool(model.manifest.get("trained", False))
     try:
         recorder = VideoRecorder(options.output, source.fps) if options.output else None

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .sources import import_cv2
+from tsm_edge.runtimes.sources import import_cv2
 
 WHITE, GREY, DIM = (255, 255, 255), (200, 196, 190), (150, 146, 140)  # BGR
 PANEL, TRACK, ACCENT, AMBER = (28, 22, 18), (74, 66, 60), (180, 205, 60), (40, 170, 250)

@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 from tsm_edge.errors import InputError
-
-from .sources import import_cv2
+from tsm_edge.runtimes.sources import import_cv2
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".m4v": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 

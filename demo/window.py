@@ -6,8 +6,7 @@ import re
 import sys
 
 from tsm_edge.errors import InputError
-
-from .sources import import_cv2
+from tsm_edge.runtimes.sources import import_cv2
 
 TITLE = "tsm-edge"
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import glob
 import json
 import os
 import re
@@ -20,10 +19,12 @@ import numpy as np  # noqa: E402
 
 from ..cli import choose  # noqa: E402
 from ..errors import InputError  # noqa: E402
+from ..runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from .gestures_labels import slug  # noqa: E402
 
 EXAMPLES = """examples:
   tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
+  tsm-record --label swipe-left --output clips/ --source csi://0 --input-flip rotate-180     a Jetson's camera, upside down
   tsm-record --label "No gesture" --output clips/ --count 20               you at rest: under this name it is never an event
   tsm-record --label wave --output clips/ --source party.mp4 --start 12.5 --end 15
   tsm-record --label wave --output clips/ --source waving.mp4             the whole file in pieces of three seconds
@@ -39,13 +40,14 @@ def parser():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--label", required=True, help="name of the class: the clips go to OUTPUT/LABEL/NNNN.mp4")
     p.add_argument("--output", default="clips", metavar="DIR", help="folder of the data set (clips)")
-    p.add_argument("--source", default="0", help="camera number, /dev/videoN, rtsp://..., a video file, or test://GESTURE (0)")
+    p.add_argument("--source", default="0", help="camera number, /dev/videoN, csi://0, rtsp://..., a video file, or test://GESTURE (0)")
     p.add_argument("--seconds", type=float, help="length of a clip (3; the whole cut where --start and --end are given)")
     p.add_argument("--count", type=int, help="clips to record (10; a file: as many as it gives)")
     p.add_argument("--start", type=float, help="file: seconds where the cut begins (0)")
     p.add_argument("--end", type=float, help="file: seconds where it ends (the file's end)")
     p.add_argument("--pause", type=float, default=3.0, help="camera: seconds counted down before each clip (3)")
     p.add_argument("--shorter-side", type=int, default=320, help="larger pictures are scaled down to this, pixels (320)")
+    add_options(p)
     p.add_argument("--headless", action="store_true", help="no window: the countdown is in the terminal alone")
     p.add_argument("--json", action="store_true")
     return p
@@ -59,7 +61,8 @@ def main(argv=None):
 
 def _main(argv):
     args = parser().parse_args(argv)
-    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
+    shown = {**vars(args), "source": masked(args.source)}
+    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(shown.items())), file=sys.stderr)
     _check(args)
     source = _source(args)  # before any folder is made: a missing camera leaves nothing behind
     folder = class_folder(args.output, args.label)
@@ -176,19 +179,22 @@ def write_clip(folder, frames, fps):
 
 def _source(args):
     """A generator of clips; what is wrong with the source is said here, not at the first clip."""
-    address, scheme = args.source, args.source.split("://")[0].lower() if "://" in args.source else ""
-    if scheme == "test":
-        return _rendered(args, gesture_of(unquote(address[len("test://"):])))
-    live = bool(re.fullmatch(r"\d+", address)) or address.startswith("/dev/") or scheme in ("rtsp", "rtsps", "http", "https", "udp", "tcp")
-    if scheme and scheme != "file" and not live:
-        raise InputError("unknown kind of source", found=address, expected="a camera number, /dev/videoN, rtsp://..., a file, test://GESTURE",
-                         do="for a CSI camera record a video first, and cut it with --source FILE")
-    if live and (args.start is not None or args.end is not None):
-        raise InputError("a camera has no beginning and end", found=f"--start {args.start} --end {args.end} with {address}",
+    kind = kind_of(args.source)
+    if kind == "test":
+        return _rendered(args, gesture_of(unquote(args.source[len("test://"):])))
+    if kind == "file":
+        return _from_file(args, open_source(args.source, **asked_for(args)))
+    if args.start is not None or args.end is not None:
+        raise InputError("a camera has no beginning and end",
+                         found=f"--start {args.start} --end {args.end} with {masked(args.source)}",
                          expected="--seconds and --count", do="leave --start and --end out")
-    if live:
-        return _from_camera(args, open_camera(address))
-    return _from_file(args, open_file(unquote(address[len("file://"):]) if scheme == "file" else address))
+    source = open_source(args.source, **asked_for(args))
+    if source.read() is None:  # some open without a camera behind them
+        source.close()
+        raise InputError("the camera cannot be opened", found=f"{source.name} opens, but gives no frame",
+                         expected="a camera that no other program uses, and that you may read (group video)",
+                         do="plug it in, try another --source, or cut clips from a file: --source clip.mp4")
+    return _from_camera(args, source)
 
 
 def gesture_of(name):
@@ -197,42 +203,6 @@ def gesture_of(name):
 
     known = {slug(c): c for c in CLASSES}
     return known.get(slug(name)) or choose(slug(name), known, "gesture")
-
-
-def open_camera(address):
-    """A cv2.VideoCapture of a camera or network stream that gives frames.
-
-    Raises
-    ------
-    InputError
-    """
-    with _silence():
-        capture = cv2.VideoCapture(int(address) if address.isdigit() else address)
-    if not capture.isOpened() or not capture.read()[0]:
-        there = sorted(glob.glob("/dev/video*"))
-        raise InputError("the camera cannot be opened",
-                         found=f"no frame from {re.sub(r'//[^/@]*@', '//***@', address)}; "
-                               + (f"there are {', '.join(there)}" if there else "no /dev/video* at all"),
-                         expected="a camera that no other program uses, and that you may read (group video)",
-                         do="plug it in, try another --source, or cut clips from a file: --source clip.mp4")
-    return capture
-
-
-def open_file(path):
-    """A cv2.VideoCapture of a video file.
-
-    Raises
-    ------
-    InputError
-    """
-    if not os.path.isfile(path):
-        raise InputError("there is no such video", found=path, expected="a video file, a camera or test://GESTURE", do="check --source")
-    with _silence():
-        capture = cv2.VideoCapture(path)
-    if not capture.isOpened():
-        raise InputError("the video cannot be read", found=f"{path}, {os.path.getsize(path)} bytes, which OpenCV does not know",
-                         expected="a video file (mp4, avi, mkv, webm, ...)", do="convert it to mp4")
-    return capture
 
 
 def _rendered(args, label):
@@ -246,29 +216,21 @@ def _rendered(args, label):
         yield [shrink(frame, args.shorter_side) for frame in frames], RENDERED_FPS
 
 
-def _from_file(args, capture):
+def _from_file(args, source):
     """Consecutive clips of --seconds between --start and --end; a last piece counts from half of that on."""
     whole = args.seconds is None and args.start is not None and args.end is not None
     seconds = (args.end - args.start) if whole else args.seconds or 3.0
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    fps = fps if 0 < fps < 1000 else 30.0
+    fps = source.fps or 30.0
     begin, end, most = args.start or 0.0, args.end if args.end is not None else float("inf"), args.count or sys.maxsize
-    frames, made, n, at, length = [], 0, -1, -1.0, max(2, round(seconds * fps))
+    frames, made, length = [], 0, max(2, round(seconds * fps))
     try:
-        while made < most:
-            if not capture.grab():
-                break
-            n += 1
-            stated = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # some containers have no times, or odd ones
-            at = stated if stated > at else n / fps if n == 0 or at < 0 else at + 1 / fps
+        while made < most and (got := source.read()) is not None:
+            frame, at = got
             if at < begin - 0.5 / fps:
                 continue
             if at >= end - 0.5 / fps:
                 break
-            good, frame = capture.retrieve()
-            if not good:
-                break
-            frames.append(shrink(_rgb(frame), args.shorter_side))
+            frames.append(shrink(frame[..., ::-1], args.shorter_side))
             if len(frames) == length:
                 made += 1
                 yield frames, fps
@@ -276,17 +238,17 @@ def _from_file(args, capture):
         if made < most and len(frames) >= max(2, length / 2):
             yield frames, fps
     finally:
-        capture.release()
+        source.close()
 
 
-def _from_camera(args, capture):
+def _from_camera(args, source):
     seconds, count, view = args.seconds or 3.0, args.count or 10, _View(args)
     try:
         for k in range(count):
             said = None
             began = time.monotonic()
             while True:  # frames are taken all the time, so that none is old when the clip begins
-                frame = _read(capture, args)
+                frame, _ = _read(source)
                 left = args.pause - (time.monotonic() - began)
                 if left <= 0:
                     break
@@ -296,31 +258,26 @@ def _from_camera(args, capture):
                 view.show(frame, str(said), (0, 200, 255))
             view.say(f"clip {k + 1}/{count} of '{args.label}': NOW, {seconds:g} s")
             frames, times = [], []
-            began = time.monotonic()
-            while not times or times[-1] - began < seconds:
-                frame = _read(capture, args)
-                frames.append(shrink(_rgb(frame), args.shorter_side))
-                times.append(time.monotonic())
+            while not times or times[-1] - times[0] < seconds:
+                frame, now = _read(source)
+                frames.append(shrink(frame[..., ::-1], args.shorter_side))
+                times.append(now)
                 view.show(frame, "REC", (0, 0, 255))
             if len(frames) < 2:
                 raise InputError("the camera is too slow", found=f"{len(frames)} frame in {seconds:g} s", expected="at least 2",
                                  do="lengthen --seconds, or use another camera")
             yield frames, (len(times) - 1) / (times[-1] - times[0])  # as they came, not as the camera announces
     finally:
-        capture.release()
+        source.close()
         view.close()
 
 
-def _read(capture, args):
-    good, frame = capture.read()
-    if not good or frame is None:
-        raise InputError("the camera is gone", found=f"no more frames from {args.source}", expected="frames until the last clip",
+def _read(source):
+    got = source.read()
+    if got is None:
+        raise InputError("the camera is gone", found=f"no more frames from {source.name}", expected="frames until the last clip",
                          do="check plug and cable, and give the command again: clips that are there stay")
-    return frame
-
-
-def _rgb(frame):
-    return cv2.cvtColor(frame, cv2.COLOR_GRAY2RGB) if frame.ndim == 2 else frame[..., ::-1]
+    return got
 
 
 def shrink(frame, shorter_side):
@@ -364,20 +321,6 @@ class _View:
         if self.window:
             with contextlib.suppress(cv2.error):
                 cv2.destroyAllWindows()
-
-
-@contextlib.contextmanager
-def _silence():
-    """OpenCV warns at length about what our own message says in a line."""
-    logging = getattr(cv2.utils, "logging", None)
-    level = logging.getLogLevel() if logging else None
-    if logging:
-        logging.setLogLevel(logging.LOG_LEVEL_SILENT)
-    try:
-        yield
-    finally:
-        if logging:
-            logging.setLogLevel(level)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def video(tmp_path_factory):
 @pytest.fixture
 def make_source():
     """make(frames, live=False, fps=15, until=None): a Source of uint8 frames [T, h, w, 3]; see Scripted."""
-    from tsm_edge.demo.sources import Source
+    from tsm_edge.runtimes.sources import Source
 
     class Scripted(Source):
         """Gives frames one by one; an exception in the list is raised; an Event is waited for."""

@@ -272,7 +272,8 @@ def test_a_missing_engine_is_named_with_its_extra(onnx_bundle, tmp_path, monkeyp
 
 
 def test_importing_the_runtimes_brings_no_engine():
-    code = ("import sys, tsm_edge, tsm_edge.runtimes, tsm_edge.runtimes.native, tsm_edge.runtimes.events, tsm_edge.demo; "
+    code = ("import sys, tsm_edge, tsm_edge.runtimes, tsm_edge.runtimes.native, tsm_edge.runtimes.events; "
+            "import tsm_edge.runtimes.sources, tsm_edge.demo.cli; "
             "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tvm', 'cv2', 'rich') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -9,6 +9,7 @@ import pytest
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
 
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
+from tsm_edge.runtimes.sources import Source  # noqa: E402
 from tsm_edge.training import record  # noqa: E402
 
 
@@ -72,49 +73,79 @@ def test_rendered_clips_stand_in_for_a_camera(tmp_path):
     assert all(np.abs(a.astype(int) - b).mean() > 1 for a, b in itertools.combinations(clips, 2))  # all different
 
 
-class Camera:
+class Camera(Source):
     """Gives a frame every 20 ms; `gone_after` frames it is unplugged."""
 
-    def __init__(self, gone_after=10 ** 9):
-        self.count, self.gone_after, self.released = 0, gone_after, False
+    live, name = True, "camera 0"
 
-    def isOpened(self):
-        return True
+    def __init__(self, gone_after=10 ** 9):
+        self.count, self.gone_after, self.closed, self.asked = 0, gone_after, False, None
+
+    def open(self, address, **asked):
+        self.asked = (address, asked)
+        return self
 
     def read(self):
         time.sleep(0.02)
         self.count += 1
-        return (self.count <= self.gone_after), np.full((480, 640, 3), min(self.count, 250), np.uint8)
+        if self.count > self.gone_after:
+            return None
+        return np.full((480, 640, 3), (40, 40, min(self.count, 250)), np.uint8), time.monotonic()  # BGR: the red counts
 
-    def release(self):
-        self.released = True
+    def close(self):
+        self.closed = True
 
 
 def test_a_camera_is_counted_down_and_clips_have_the_speed_of_the_scene(tmp_path, monkeypatch, capsys):
     camera = Camera()
-    monkeypatch.setattr(record, "open_camera", lambda address: camera)
-    run("--label", "wave", "--output", tmp_path, "--seconds", 0.6, "--count", 2, "--pause", 0.3, "--headless")
+    monkeypatch.setattr(record, "open_source", camera.open)
+    run("--label", "wave", "--output", tmp_path, "--seconds", 0.6, "--count", 2, "--pause", 0.3, "--headless", "--source", "csi://1",
+        "--input-width", 640, "--input-height", 480, "--input-flip", "rotate-180")
+    assert camera.asked == ("csi://1", {"width": 640, "height": 480, "fps": None, "flip": "rotate-180"})
     said = capsys.readouterr().err
-    assert "clip 1/2 of 'wave' in 1 ..." in said and "clip 2/2 of 'wave': NOW" in said and camera.released
+    assert "clip 1/2 of 'wave' in 1 ..." in said and "clip 2/2 of 'wave': NOW" in said and camera.closed
     last = 0
     for k in range(2):
         frames, fps = frames_of(tmp_path / "wave" / f"{k:04d}.mp4")
         assert frames.shape[1:] == (320, 426, 3) and len(frames) / fps == pytest.approx(0.6, abs=0.25)
-        assert frames[0].mean() > last + 2  # the frames of the countdown are not in it
-        last = frames[-1].mean()
+        assert frames[0, ..., 0].mean() > last + 2  # the frames of the countdown are not in it; red is where RGB has it
+        last = frames[-1, ..., 0].mean()
 
 
 def test_a_camera_that_is_unplugged_leaves_the_clips_that_were_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(record, "open_camera", lambda address: Camera(gone_after=25))
+    monkeypatch.setattr(record, "open_source", Camera(gone_after=25).open)
     with pytest.raises(InputError, match="camera is gone"):
         run("--label", "wave", "--output", tmp_path, "--seconds", 0.25, "--count", 9, "--pause", 0, "--headless")
     there = list((tmp_path / "wave").iterdir())
     assert there and all(len(frames_of(path)[0]) > 1 for path in there)
 
 
+def test_a_camera_that_opens_but_gives_nothing_is_refused(tmp_path, monkeypatch):
+    camera = Camera(gone_after=0)
+    monkeypatch.setattr(record, "open_source", camera.open)
+    with pytest.raises(InputError, match="gives no frame"):
+        run("--label", "wave", "--output", tmp_path)
+    assert camera.closed and not list(tmp_path.iterdir())
+
+
+def test_a_file_is_turned_and_scaled_as_asked(film, tmp_path):
+    run("--label", "wave", "--output", tmp_path, "--source", film, "--count", 1, "--input-flip", "clockwise")
+    assert frames_of(tmp_path / "wave" / "0000.mp4")[0].shape == (30, 64, 48, 3)
+    run("--label", "wave", "--output", tmp_path, "--source", film, "--count", 1, "--input-width", 40, "--input-height", 20)
+    assert frames_of(tmp_path / "wave" / "0001.mp4")[0].shape == (30, 20, 40, 3)
+
+
+def test_a_password_is_not_shown(tmp_path, capsys):
+    with pytest.raises(InputError, match="no beginning and end") as error:
+        run("--label", "wave", "--output", tmp_path, "--source", "rtsp://me:secret@127.0.0.1/x", "--start", 1)
+    assert "secret" not in str(error.value) + capsys.readouterr().err
+
+
 @pytest.mark.parametrize("argv, words", [
     (("--source", "77"), "the camera cannot be opened"), (("--source", "/nowhere.mp4"), "no such video"),
-    (("--source", "csi://0"), "unknown kind of source"), (("--source", "test://swiping-lft"), "did you mean 'swiping-left'"),
+    (("--source", "csi://0"), "this OpenCV cannot open CSI cameras"), (("--source", "cis://0"), "did you mean 'csi'"),
+    (("--source", "csi://0", "--end", "1"), "no beginning and end"), (("--source", "FILM", "--input-flip", "up"), "flip method"),
+    (("--source", "test://swiping-lft"), "did you mean 'swiping-left'"),
     (("--source", __file__), "cannot be read"), (("--source", "test://thumb-up", "--seconds", "0"), "--seconds cannot"),
     (("--source", "FILM", "--start", "3", "--end", "2"), "--end cannot"), (("--source", "FILM", "--start", "50"), "nothing was recorded"),
     (("--source", "0", "--start", "1"), "no beginning and end"),

@@ -4,11 +4,22 @@ import sys
 import numpy as np
 import pytest
 
-from tsm_edge.demo import sources
-from tsm_edge.demo.sources import FLIPS, csi_pipeline, flip_frame, open_source
 from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.runtimes import sources
+from tsm_edge.runtimes.sources import FLIPS, csi_pipeline, flip_frame, kind_of, open_source
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory, toys):
+    """45 frames of 96x64 at 15 frames a second."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 15, (96, 64))
+    for frame in toys.smooth_frames(45, 64, 96):
+        writer.write(frame)
+    writer.release()
+    return path
 
 
 def read_all(source):
@@ -86,22 +97,21 @@ def test_flips_are_those_of_numpy():
         assert np.array_equal(flip_frame(frame, method), want[method]), method
 
 
-@pytest.mark.parametrize("address", ["test://Swiping Left", "test://swiping-left", "test://SWIPING_LEFT", "test://Swiping%20Left"])
-def test_rendered_gestures_repeat_exactly(address):
-    one, two = (open_source(address, width=64, height=48) for _ in range(2))
-    assert one.name == "test://Swiping Left" and not one.live
-    for t in range(3):
-        (a, time), (b, _) = one.read(), two.read()
-        assert np.array_equal(a, b) and a.shape == (48, 64, 3) and time == pytest.approx(t / 12)
+def test_addresses_are_told_apart():
+    kinds = {"0": "camera", "/dev/video2": "camera", "v4l2:///dev/video0": "camera", "csi://0": "csi", "CSI://1": "csi",
+             "rtsp://host/x": "stream", "http://host/x.mp4": "stream", "file:///a.mp4": "file", "a.mp4": "file", "12.mp4": "file",
+             "/dev/shm/a.mp4": "file", "test://thumb-up": "test"}
+    assert {address: kind_of(address) for address in kinds} == kinds
 
 
-def test_an_unknown_gesture_names_the_nearest():
-    refused("test://swiping lift", "did you mean 'Swiping Left'")
+def test_rendered_gestures_are_what_the_caller_brings():
+    asked = []
+    assert open_source("test://a%20b", width=64, height=48, flip="vertical", rendered=lambda *a: asked.append(a) or "source") == "source"
+    assert asked == [("a b", (64, 48), None, "vertical")]
+    refused("test://a", "no rendered gestures")
 
 
-def test_missing_renderer_and_opencv_are_named_with_their_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tsm_edge.training.gestures", None)
-    refused("test://Swiping Left", "tsm-edge[train]", kind=MissingComponentError)
+def test_missing_opencv_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     refused("0", "tsm-edge[demo]", kind=MissingComponentError)
 

@@ -1,4 +1,8 @@
-"""Where frames come from: cameras, network streams, files, rendered gestures. One address, one Source."""
+"""Where frames come from: cameras, network streams, files. One address, one Source.
+
+The demo and tsm-record open the same addresses here. Rendered gestures, test://LABEL, are brought by the caller, as the
+renderer belongs to the training package. OpenCV is imported when something is opened.
+"""
 from __future__ import annotations
 
 import glob
@@ -17,6 +21,7 @@ FLIPS = ("none", "counterclockwise", "rotate-180", "clockwise", "horizontal", "v
 _CSI = ("nvarguscamerasrc sensor-id={index} ! video/x-raw(memory:NVMM), width=(int){width}, height=(int){height}, "
         "framerate=(fraction){fps}/1 ! nvvidconv flip-method={flip} ! video/x-raw, format=(string)BGRx ! videoconvert ! "
         "video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false")
+STREAMS = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp")
 EXPECTED = "0, /dev/video0, csi://0, rtsp://HOST/PATH, file://clip.mp4, clip.mp4 or test://LABEL"
 
 
@@ -92,38 +97,6 @@ class VideoSource(Source):
         self._capture.release()
 
 
-class TestSource(Source):
-    """A rendered gesture, test://LABEL, over and over: frames of the training package's generator."""
-
-    __test__ = False  # no test class, though its name begins like one
-
-    def __init__(self, label, size=(640, 480), fps=12.0, flip="none", seed=None, seconds=3.0):
-        try:
-            from tsm_edge.training.gestures import CLASSES, render_clip
-        except ImportError as error:
-            raise MissingComponentError("the gesture renderer cannot be loaded", found=str(error),
-                                        expected="tsm_edge.training.gestures with OpenCV",
-                                        do="pip install 'tsm-edge[train]'") from error
-        exact = {name.lower(): name for name in CLASSES}
-        wanted = label.replace("_", " ").replace("-", " ").strip()
-        self.label = exact.get(wanted.lower()) or choose(wanted, CLASSES, "gesture")
-        self._render, self._size, self._flip, self.fps = render_clip, size, flip, fps
-        self._seed = TEST_SEED if seed is None else seed
-        self._length = max(2, round(seconds * fps))
-        self.name, self._clip, self._count = f"test://{self.label}", None, 0
-
-    def read(self):
-        at = self._count % self._length
-        if at == 0:
-            self._clip = self._render(self.label, n_frames=self._length, size=self._size,
-                                      seed=self._seed + self._count // self._length, fps=self.fps)
-        self._count += 1
-        return flip_frame(self._clip[at][:, :, ::-1], self._flip), (self._count - 1) / self.fps
-
-
-TEST_SEED = 110_000_000  # performers and backgrounds that training has never seen
-
-
 def flip_frame(frame, method):
     """Turn or mirror a frame [h, w, 3]; `method` is one of FLIPS (contiguous result, or the frame itself)."""
     if method == "none":
@@ -139,7 +112,42 @@ def flip_frame(frame, method):
     return cv2.rotate(turned, cv2.ROTATE_180) if method == "upper-right-diagonal" else turned
 
 
-def open_source(address, *, width=None, height=None, fps=None, flip="none"):
+def kind_of(address):
+    """What an address names: "camera", "csi", "stream", "file" or "test".
+
+    Raises
+    ------
+    InputError
+        An unknown scheme.
+    """
+    scheme = address.split("://")[0].lower() if "://" in address else ""
+    if scheme in STREAMS:
+        return "stream"
+    if scheme == "v4l2" or re.fullmatch(r"\d+", address) or address.startswith("/dev/video"):
+        return "camera"
+    return choose(scheme, ["file", "csi", "test", "v4l2", *STREAMS], "kind of source") if scheme else "file"
+
+
+def masked(address):
+    """The address without its user and password, to be shown."""
+    return re.sub(r"//[^/@]*@", "//***@", address)
+
+
+def add_options(parser):
+    """Add what to ask a source for to an argparse parser: --input-width, --input-height, --input-rate, --input-flip."""
+    parser.add_argument("--input-width", type=int, metavar="W", help="width to ask the camera for, or to scale a file to")
+    parser.add_argument("--input-height", type=int, metavar="H", help="height, likewise")
+    parser.add_argument("--input-rate", type=float, metavar="FPS", help="frame rate to ask the camera for")
+    parser.add_argument("--input-flip", default="none", metavar="METHOD",
+                        help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
+
+
+def asked_for(options):
+    """Keywords of `open_source` from parsed options of `add_options`."""
+    return {"width": options.input_width, "height": options.input_height, "fps": options.input_rate, "flip": options.input_flip}
+
+
+def open_source(address, *, width=None, height=None, fps=None, flip="none", rendered=None):
     """Open what an address names.
 
     Parameters
@@ -152,6 +160,9 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none"):
         Frame rate to ask a camera for.
     flip : str
         One of FLIPS.
+    rendered : callable or None
+        rendered(label, size, fps, flip) -> Source, for test://LABEL; size is (width, height) or None, fps a float or None.
+        None: there are no rendered gestures here.
 
     Returns
     -------
@@ -168,22 +179,21 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none"):
     for name, value in (("width", width), ("height", height)):
         if value is not None and not 16 <= value <= 16384:
             raise InputError(f"the {name} cannot be used", found=str(value), expected="16 to 16384", do="pick another")
-    size = (width, height) if width else None
-    scheme = address.split("://")[0].lower() if "://" in address else ""
-    if scheme == "test":
-        return TestSource(unquote(address[len("test://"):]), size or (640, 480), fps or 12.0, flip)
-    if scheme == "csi":
+    size, kind = (width, height) if width else None, kind_of(address)
+    if kind == "test":
+        if rendered is None:
+            raise InputError("there are no rendered gestures here", found=address, expected="a camera, a stream or a file",
+                             do="try tsm-demo, which has them")
+        return rendered(unquote(address[len("test://"):]), size, fps, flip)
+    if kind == "csi":
         return _open_csi(address, size, fps, flip)
-    if scheme in ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp"):
+    if kind == "stream":
         return _open_stream(address, flip)
-    if re.fullmatch(r"\d+", address) or address.startswith("/dev/video") or scheme == "v4l2":
+    if kind == "camera":
         return _open_camera(address.replace("v4l2://", ""), size, fps, flip)
-    if scheme == "file":
+    if "://" in address:
         parts = urlparse(address)
-        return _open_file(unquote(parts.netloc + parts.path), size, flip)
-    if scheme:
-        schemes = ["csi", "rtsp", "http", "https", "udp", "tcp", "rtmp", "v4l2", "file", "test"]
-        choose(scheme, schemes, "kind of source")
+        address = unquote(parts.netloc + parts.path)
     return _open_file(address, size, flip)
 
 
@@ -250,9 +260,9 @@ def _open_stream(address, flip):
     cv2 = import_cv2()
     capture = _quietly(cv2, lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG))
     if not capture.isOpened():
-        raise InputError("the stream cannot be opened", found=re.sub(r"//[^/@]*@", "//***@", address),
+        raise InputError("the stream cannot be opened", found=masked(address),
                          expected="a stream that answers", do="try the address in a player; check user, password and path")
-    return VideoSource(capture, re.sub(r"//[^/@]*@", "//***@", address), True, flip)
+    return VideoSource(capture, masked(address), True, flip)
 
 
 def _quietly(cv2, opening):
