@@ -33,7 +33,8 @@ def _parser():
     add("--list-targets", action="store_true", help="print all targets and leave")
     add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one of the reference "
         "repository, of MMAction2, or our own")
-    add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure")
+    add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure; "
+        "its classes are numbers, also where there are 27, as no answer of it means a gesture")
     add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
     add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: as trained, else 1.0)")
     add("--input-size", metavar="WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
