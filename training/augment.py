@@ -1,8 +1,8 @@
 """Changes to training clips. A clip is uint8 RGB [T, h, w, 3]; every frame of a clip is changed alike.
 
-A transform is called as `transform(clip, label, rng)` and returns `(clip, label)`: those that turn directions around
+A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: those that turn directions around
 (`Mirror`, `Backwards`) change the label with the picture, by a declared map, and leave clips alone whose opposite is
-not among the classes.
+not among the classes. `hands`, None or float32 [T, 20] as in `gestures_targets`, is changed in place with the picture.
 """
 import re
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from .gestures_labels import MIRRORED, REVERSED, slug
+from .gestures_targets import crop_hands, mirror_hands
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -67,19 +68,23 @@ class Mirror:
     def __init__(self, label_map, p=0.5):
         self.label_map, self.p = np.asarray(label_map), p
 
-    def apply(self, clip):
+    def apply(self, clip, hands):
+        if hands is not None:
+            mirror_hands(hands)
         return np.ascontiguousarray(clip[:, :, ::-1])
 
-    def __call__(self, clip, label, rng):
+    def __call__(self, clip, label, rng, hands=None):
         if rng.random() >= self.p or self.label_map[label] < 0:
             return clip, label
-        return self.apply(clip), int(self.label_map[label])
+        return self.apply(clip, hands), int(self.label_map[label])
 
 
 class Backwards(Mirror):
     """Played backwards with probability `p`, the label by `label_map` (from `backwards_map`)."""
 
-    def apply(self, clip):
+    def apply(self, clip, hands):
+        if hands is not None:
+            raise ValueError("the hand's changes since the frame before are not known backwards")
         return np.ascontiguousarray(clip[::-1])
 
 
@@ -114,8 +119,10 @@ class MultiScaleCrop:
             x, y = rng.random(2)
         return round(x * (w - cw)), round(y * (h - ch)), cw, ch
 
-    def __call__(self, clip, label, rng):
+    def __call__(self, clip, label, rng, hands=None):
         x, y, w, h = self.box(clip.shape[2], clip.shape[1], rng)
+        if hands is not None:
+            crop_hands(hands, (clip.shape[2], clip.shape[1]), (x, y, w, h))
         return resize(clip[:, y:y + h, x:x + w], self.size), label
 
 
@@ -142,7 +149,7 @@ class ColourJitter:
     def __init__(self, brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03):
         self.brightness, self.contrast, self.saturation, self.hue = brightness, contrast, saturation, hue
 
-    def __call__(self, clip, label, rng):
+    def __call__(self, clip, label, rng, hands=None):
         b, c, s = (1 + rng.uniform(-v, v) for v in (self.brightness, self.contrast, self.saturation))
         turn = rng.uniform(-self.hue, self.hue) * 2 * np.pi
         luma = np.array([0.299, 0.587, 0.114])
@@ -164,7 +171,7 @@ class CentreCrop:
     def __init__(self, size, shorter_side=None):
         self.size, self.shorter_side = size, shorter_side or round(min(size) * 256 / 224)
 
-    def __call__(self, clip, label, rng=None):
+    def __call__(self, clip, label, rng=None, hands=None):
         h, w = clip.shape[1:3]
         scale = max(self.shorter_side / min(w, h), self.size[0] / w, self.size[1] / h)
         clip = resize(clip, (max(self.size[0], round(w * scale)), max(self.size[1], round(h * scale))))
@@ -178,9 +185,9 @@ class Compose:
     def __init__(self, *steps):
         self.steps = steps
 
-    def __call__(self, clip, label, rng):
+    def __call__(self, clip, label, rng, hands=None):
         for step in self.steps:
-            clip, label = step(clip, label, rng)
+            clip, label = step(clip, label, rng, hands)
         return clip, label
 
 

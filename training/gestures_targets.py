@@ -40,3 +40,21 @@ def hand_targets(show, local, seconds, camera):
                               2 * (now[:, 9:].mean(1) - before[:, 9:].mean(1))])
     out = np.column_stack([seen, now * seen[:, None], change * (seen & seen_before)[:, None]])
     return np.clip(out, -2, 2).astype(np.float32)
+
+
+def crop_hands(hands, size, box):
+    """Targets of frames of `size` (w, h) after a crop `box` (x, y, w, h): changes float32 [T, 20] in place."""
+    (W, H), (x, y, w, h) = size, box
+    seen = hands[:, 0] > 0.5
+    hands[:, 1] = (hands[:, 1] + 1) * W / w - 2 * x / w - 1
+    hands[:, 2] = (hands[:, 2] + 1) * H / h - 2 * y / h - 1
+    hands[:, 3] += np.log2(H / h)
+    hands[:, 15] *= W / w
+    hands[:, 16] *= H / h
+    hands[~(seen & (np.abs(hands[:, 1:3]) < 1.15).all(1))] = 0
+    np.clip(hands, -2, 2, out=hands)
+
+
+def mirror_hands(hands):
+    """Targets after left and right were exchanged: x, the ways, the thumb's place, the move and the turn change their sign."""
+    hands[:, [1, 4, 8, 15, 18]] *= -1

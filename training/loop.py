@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ..errors import InputError
+from .hands import WithHands, variance_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Options:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.1
     frame_loss: float = 0.0  # weight of the per-frame loss beside that of the clip's averaged logits
+    hand_loss: float = 0.0  # weight of the loss on the rendered hand's state (`hands`)
+    hand_epochs: int = 0  # first epochs in which that loss alone counts, with weight 1
     clip_gradient: float = 20.0
     ema: float = 0.0  # decay of the averaged weights; 0: none
     batch_norm: str = "train"  # "partial": all but the first frozen, as TSN and TSM train; "frozen": all
@@ -66,12 +69,14 @@ def learning_rate(options, step, steps_per_epoch):
 class Batches(torch.utils.data.Dataset):
     """Micro-batches of an epoch for one process, each a deterministic function of (seed, epoch, position).
 
-    Item i is (frames uint8 [n, T, h, w, 3], labels int64 [n], marks float32 [n, 2]); marks are the stroke's start and end
-    as fractions of the clip, NaN where the data set does not know them.
+    Item i is (frames uint8 [n, T, h, w, 3], labels int64 [n], marks float32 [n, 2], hands float32 [n, T, 20]); marks are the
+    stroke's start and end as fractions of the clip, NaN where the data set does not know them; hands is empty unless the
+    options ask for a loss on it.
     """
 
     def __init__(self, data, transform, options, epoch, first_step, rank, world):
         self.data, self.transform, self.options, self.epoch = data, transform, options, epoch
+        self.hands = data.targets if options.hand_loss else None
         order = np.random.default_rng([options.seed, epoch, 1]).permutation(len(data))
         steps = len(data) // options.batch
         parts = world * options.accumulate
@@ -83,18 +88,20 @@ class Batches(torch.utils.data.Dataset):
         return len(self.micro)
 
     def __getitem__(self, i):
-        clips, labels, marks = [], [], []
+        clips, labels, marks, hands = [], [], [], []
         for index in self.micro[i]:
             # a data set with chance of its own takes (epoch, index), so that it too repeats itself
             clip, label = self.data[(self.epoch, int(index)) if hasattr(self.data, "load") else int(index)]
+            hand = None if self.hands is None else np.array(self.hands[int(index)])
             if self.transform is not None:
                 rng = np.random.default_rng([self.options.seed, self.epoch, int(index), 2])
-                clip, label = self.transform(clip, label, rng)
+                clip, label = self.transform(clip, label, rng, hand)
+            hands.append(np.empty(0, np.float32) if hand is None else hand)
             clips.append(clip)
             labels.append(label)
             marks.append(self.data.strokes[int(index)] if hasattr(self.data, "strokes") else (np.nan, np.nan))
         return (torch.from_numpy(np.stack(clips)), torch.tensor(labels),
-                torch.from_numpy(np.array(marks, np.float32)))
+                torch.from_numpy(np.array(marks, np.float32)), torch.from_numpy(np.stack(hands)))
 
 
 def normalise(frames, mean, std):
@@ -125,7 +132,8 @@ class Trainer:
     net : nn.Module
         Clip-level network [N * T, 3, h, w] -> [N * T, classes].
     data, val : data sets of (clip uint8 [T, h, w, 3], label)
-    transform : callable (clip, label, rng) -> (clip, label), or None
+    transform : callable (clip, label, rng, hands) -> (clip, label), or None
+        `hands`, None or float32 [T, 20], is changed in place with the picture.
     save : callable (path, net, metrics)
         Writes a network as a checkpoint, atomically.
     rest : int or None
@@ -151,7 +159,14 @@ class Trainer:
         self.save, self.device, self.workers, self.save_every, self.log = save, torch.device(device), workers, save_every, log
         self.steps_per_epoch = len(data) // options.batch
         self._freeze()
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        self.whole = self.net
+        if options.hand_loss:
+            if not hasattr(data, "targets"):
+                raise InputError("these clips do not tell where the hands are", found="clips of one's own",
+                                 expected="rendered gestures", do="leave --hand-loss out, or --data gestures")
+            h, w = (data[0][0] if transform is None else transform(*data[0], np.random.default_rng(0), None)[0]).shape[1:3]
+            self.whole = WithHands(self.net, (w, h), variance_of(data.targets))
+        parameters = [p for p in self.whole.parameters() if p.requires_grad]
         decayed = [p for p in parameters if p.ndim > 1]
         plain = [p for p in parameters if p.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": plain, "weight_decay": 0.0}]
@@ -161,10 +176,10 @@ class Trainer:
             self.optimizer = torch.optim.AdamW(groups, lr=options.peak_lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.mixed_precision and self.device.type == "cuda")
         self.average = copy.deepcopy(self.net) if options.ema else None
-        self.model = self.net
+        self.model = self.whole
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
-            self.model = nn.parallel.DistributedDataParallel(self.net, device_ids=ids)
+            self.model = nn.parallel.DistributedDataParallel(self.whole, device_ids=ids)
         self.step, self.saved, self.best, self.stop = 0, 0, -1.0, False
         self.losses, self.history = [], []  # of the steps of this epoch; means of the epochs before
         # The micro-batch counts, not how it is come by: a run may go on with other numbers of processes.
@@ -194,6 +209,7 @@ class Trainer:
 
     def state(self):
         return {"net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
+                "hands": self.whole.heads() if self.options.hand_loss else None,
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
                 "best": self.best, "losses": self.losses, "history": self.history, "identity": self.identity}
 
@@ -233,6 +249,8 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         if self.average:
             self.average.load_state_dict(state["average"])
+        if self.options.hand_loss:
+            self.whole.load_state_dict(state["hands"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.best, self.losses, self.history = (state[k] for k in ("step", "best", "losses", "history"))
@@ -251,20 +269,30 @@ class Trainer:
                 loss = loss + self.options.frame_loss * cross_entropy(per_frame.flatten(0, 1), targets.flatten())
         return loss
 
+    def _loss(self, x, labels, marks, hands):
+        """Of one micro-batch, through the model."""
+        if not self.options.hand_loss:
+            return self.loss(self.model(x), labels, marks)
+        logits, *found = self.model(x)
+        loss, off = self.loss(logits, labels, marks), self.whole.hand_loss(*found, hands)
+        if self.step < self.options.hand_epochs * self.steps_per_epoch:
+            return 0 * loss + off
+        return loss + self.options.hand_loss * off
+
     def _train_step(self, micro_batches):
         options = self.options
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(options, self.step, self.steps_per_epoch)
         self.optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for k, (frames, labels, marks) in enumerate(micro_batches):
+        for k, (frames, labels, marks, hands) in enumerate(micro_batches):
             torch.manual_seed((options.seed * 1_000_003 + self.step) * 1009 + self.rank + k * self.world)
-            frames, labels, marks = (v.to(self.device, non_blocking=True) for v in (frames, labels, marks))
+            frames, labels, marks, hands = (v.to(self.device, non_blocking=True) for v in (frames, labels, marks, hands))
             x = normalise(frames, self.mean, self.std).contiguous(memory_format=torch.channels_last)
             last = k == options.accumulate - 1
             with nullcontext() if last or self.world == 1 else self.model.no_sync():
                 with torch.autocast(self.device.type, enabled=self.scaler.is_enabled()):
-                    loss = self.loss(self.model(x), labels, marks) / options.accumulate
+                    loss = self._loss(x, labels, marks, hands) / options.accumulate
                 self.scaler.scale(loss).backward()
             total += float(loss.detach())
         self.scaler.unscale_(self.optimizer)

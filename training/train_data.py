@@ -30,7 +30,7 @@ def open_data(args, chief=True):
     ----------
     args : namespace
         data, val_data, root, classes, sampling, sampling_stride, frames, fps, seconds, input_size (width, height),
-        gesture_set, clips_per_class, mirror, mirror_pairs, output, seed.
+        gesture_set, clips_per_class, clip_size, variety, mirror, mirror_pairs, output, seed.
     chief : bool
         Renders what is missing; the other processes wait.
 
@@ -71,16 +71,17 @@ def _gestures(args, chief):
     if args.classes:
         names = read_classes(args.classes)
         kind = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-    size = tuple(round(side * 256 / 224) for side in args.input_size)
+    size = (args.clip_size,) * 2 if args.clip_size else tuple(round(side * 256 / 224) for side in args.input_size)
     root = Path(args.output).parent / "gesture-clips"
     made = []
     for split, count in (("train", args.clips_per_class), ("val", max(8, args.clips_per_class // 16))):
         side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
-        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{args.seconds:g}s"
+        hard = "" if args.variety == 1 else f"-variety-{args.variety:g}"
+        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{args.seconds:g}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None
-            prerender(path, split, count, names, args.frames, size, args.seconds, progress=show)
+            prerender(path, split, count, names, args.frames, size, args.seconds, progress=show, variety=args.variety)
         made.append(path)
     if dist.is_initialized():
         dist.barrier()
