@@ -6,6 +6,7 @@ import signal
 import sys
 
 from tsm_edge import cli
+from tsm_edge.default import default_checkpoint
 from tsm_edge.errors import InputError
 from tsm_edge.runtimes import BACKENDS, load
 from tsm_edge.runtimes.sources import add_options, asked_for, masked, open_source
@@ -16,6 +17,7 @@ EPILOG = """sources (the words of jetson-inference):
   test://"Swiping Left"   a rendered gesture (tsm_edge.training)
 
 examples:
+  tsm-demo --source test://swiping-left
   tsm-demo dist/nano --source 0
   tsm-demo dist/nano --source clip.mp4 --headless --output out.mp4 --events events.jsonl
   tsm-demo dist/nano --source csi://0 --input-width 1280 --input-height 720 --input-flip rotate-180
@@ -31,7 +33,8 @@ exit code: 0 ended as asked, 2 wrong input, or the camera was lost"""
 def _parser():
     parser = argparse.ArgumentParser(prog="tsm-demo", description="Recognise gestures in a video or before a camera.",
                                      epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip that tsm-export wrote")
+    parser.add_argument("bundle", nargs="?", metavar="MODEL",
+                        help="folder or .zip that tsm-export wrote, or a checkpoint; left out: the model that comes with the package")
     parser.add_argument("--source", default="0", metavar="SOURCE", help="where frames come from, see below (default: 0)")
     parser.add_argument("--headless", action="store_true", help="no window")
     parser.add_argument("--output", metavar="FILE", help="record the picture with its overlay (.mp4, .avi, .mkv)")
@@ -55,7 +58,7 @@ def _main(argv):
                          do="leave it out for no limit")
     shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
              "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip}
-    _say(f"tsm-demo {options.bundle} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
+    _say(f"tsm-demo {options.bundle or 'with the default model'} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
 
     from .app import quiet_threads, run
     from .record import EventLog, VideoRecorder
@@ -63,7 +66,7 @@ def _main(argv):
     from .timing import print_summary
     from .window import Window
 
-    model = load(options.bundle, options.backend, options.threads)
+    model = load(options.bundle or default_checkpoint(), options.backend, options.threads)
     window = None if options.headless else Window()
     quiet_threads()
     source = open_source(options.source, **asked_for(options), rendered=TestSource)

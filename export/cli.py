@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import re
 import signal
@@ -10,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from tsm_edge import default
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
@@ -122,14 +122,6 @@ def read_classes(path):
     return names
 
 
-def default_checkpoint():
-    """Path of the model that comes with the package, or None while there is none."""
-    try:
-        return importlib.import_module("tsm_edge.training.default").checkpoint_path()
-    except ModuleNotFoundError:
-        return None
-
-
 def make_network(args, classes):
     """The clip network that the options describe, with its weights, and whether they are trained.
 
@@ -149,10 +141,10 @@ def make_network(args, classes):
             raise InputError("--checkpoint and --random-weights exclude each other", found="both",
                              expected="one of them", do="leave --random-weights out to export the checkpoint")
         return with_random_weights(args.arch or "mobilenet_v2", args.num_classes, seed=args.seed, **options)
-    checkpoint = args.checkpoint or default_checkpoint()
+    checkpoint = args.checkpoint or default.find_default()
     if checkpoint is None:
         raise InputError("no weights were named", found="neither --checkpoint nor --random-weights",
-                         expected="one of them (no trained model comes with this version)",
+                         expected="one of them (this copy of the package has no model of its own)",
                          do="give --checkpoint FILE, or --random-weights to try the machinery with an untrained one")
     return from_checkpoint(checkpoint, arch=args.arch, num_classes=args.num_classes, **options)
 

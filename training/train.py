@@ -205,7 +205,7 @@ def fill_in(args):
     source = None
     if args.init:
         from ..checkpoints import load_checkpoint
-        from .default import default_checkpoint
+        from ..default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
     known = source.info if source else {}

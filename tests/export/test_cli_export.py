@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 
+from tsm_edge import default  # noqa: E402
 from tsm_edge.backbones import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
 from tsm_edge.export import bundle, cli, replay  # noqa: E402
@@ -55,7 +56,7 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
 
 
 def test_without_a_checkpoint_the_model_of_the_package_is_taken(monkeypatch, published):
-    monkeypatch.setattr(cli, "default_checkpoint", lambda: published)
+    monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", published)
     args = cli._parser().parse_args(["--target", "host"])
     info = cli.make_network(args, None).tsm_info
     assert info["trained"] is True and info["num_classes"] == 27 and info["classes"][16] == "Swiping Left"

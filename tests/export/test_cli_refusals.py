@@ -1,10 +1,12 @@
 """Every wrong option is refused before any work: what was found, what was expected, what to do, and exit code 2."""
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tsm_edge import default
 from tsm_edge.export import cli
 
 
@@ -38,7 +40,7 @@ def test_no_target_is_refused(capsys):
 
 
 def test_no_weights_are_refused_with_the_two_ways_out(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "default_checkpoint", lambda: None)
+    monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", Path("no such file"))
     text = refuse(capsys, "--target", "host", "--output", str(tmp_path / "b"))
     assert "--checkpoint FILE" in text and "--random-weights" in text and not os.listdir(tmp_path)
 

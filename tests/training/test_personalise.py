@@ -13,7 +13,7 @@ LABELS = {"swipe-left": "swiping-left", "swipe-right": "swiping-right", "No gest
 START = """
 import sys
 from pathlib import Path
-from tsm_edge.training import default
+from tsm_edge import default
 if sys.argv[1]:
     default.DEFAULT_CHECKPOINT = Path(sys.argv[1])
 from importlib import import_module
@@ -59,14 +59,14 @@ def test_export_without_a_checkpoint_takes_the_default_model(tiny, checkpoint, t
 
 
 def test_without_the_default_model_the_export_says_what_to_do(monkeypatch, tmp_path):
+    from tsm_edge import default
     from tsm_edge.errors import InputError
     from tsm_edge.export import cli
-    from tsm_edge.training import default
 
     monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", tmp_path / "gestures.pth")
-    assert cli.default_checkpoint() is None
+    assert default.find_default() is None
     with pytest.raises(InputError, match="no weights were named") as error:
         cli._main(["--target", "host", "--output", str(tmp_path / "x")])
     assert "--random-weights" in error.value.do
     (tmp_path / "gestures.pth").write_bytes(b"x")
-    assert cli.default_checkpoint() == tmp_path / "gestures.pth"
+    assert default.find_default() == tmp_path / "gestures.pth"

@@ -153,7 +153,7 @@ def test_another_class_list_gets_a_new_classifier(tiny, clips, checkpoint, tmp_p
     (("--val-data", "gestures"), "bring their own"), (("--frames", "0"), "1 or more"), (("--init", "nothing.pth"), "is not there"),
 ])
 def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypatch, wrong, words):
-    from tsm_edge.training import default
+    from tsm_edge import default
 
     monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", tmp_path / "gestures.pth")
     with pytest.raises(TsmEdgeError) as error:

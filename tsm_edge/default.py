@@ -1,12 +1,12 @@
 """Where the model is that comes with the package: an online network that recognises hand gestures."""
 from pathlib import Path
 
-from ..errors import InputError
+from .errors import InputError
 
 DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "gestures.pth"
 
 
-def checkpoint_path():
+def find_default():
     """Path of the model that comes with the package, or None where this copy has none."""
     return DEFAULT_CHECKPOINT if DEFAULT_CHECKPOINT.is_file() else None
 
@@ -19,7 +19,7 @@ def default_checkpoint():
     InputError
         This copy of the package has none.
     """
-    path = checkpoint_path()
+    path = find_default()
     if path is None:
         raise InputError("the default model is not there", found=f"no file {DEFAULT_CHECKPOINT}",
                          expected="the model that comes with the package",
