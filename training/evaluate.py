@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from . import scores
+from . import scores, streams
 
 EXAMPLES = """examples:
   tsm-eval runs/gestures/final.pth --data gestures                held-out rendered clips
@@ -37,6 +37,8 @@ def parser():
     p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS",
                    help="also a stream of this length: rendered gestures with rest between them, or the clips joined")
+    p.add_argument("--tune-events", metavar="FILE", help="look for the event settings that answer best on another stream (rendered: split "
+                   "val), and write the checkpoint with them to FILE; needs --stream")
     p.add_argument("--backwards", action="store_true", help="also play the clips backwards: is each taken for its opposite?")
     p.add_argument("--opposites", nargs="*", default=[], metavar="A=B", help="classes of your own that turn into each other backwards")
     p.add_argument("--confusion", metavar="PNG", help="write the confusion matrix as a picture")
@@ -59,7 +61,12 @@ def _main(argv):
     if args.clips_per_class < 1 or args.frames < 0 or args.stream < 0:
         raise InputError("a number cannot be used", found=f"--clips-per-class {args.clips_per_class} --frames {args.frames} "
                          f"--stream {args.stream:g}", expected="at least one clip, no negative numbers", do="pick others")
+    if args.tune_events and not args.stream:
+        raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
     model = open_model(args)
+    if args.tune_events and model.net is None:
+        raise InputError("--tune-events needs the checkpoint", found=f"{args.model}, which is compiled or exported",
+                         expected="a checkpoint", do="tune the checkpoint that it was made from, then export that")
     clips = _clips(args, model)
     result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
               **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
@@ -71,8 +78,11 @@ def _main(argv):
         raise InputError("only online networks run on streams", found=f"{args.model}, shift {model.shift}",
                          expected="a network trained online", do="leave --stream out")
     if args.stream:
-        result["stream"] = evaluate_stream(model, args.stream, seed=args.seed, split=args.split) if args.data == "gestures" \
-            else evaluate_joined(model, clips, args.stream, seed=args.seed)
+        if args.tune_events:
+            result["events"] = _tune_events(args, model, clips)
+        stream = streams.rendered(model, args.stream, args.seed, args.split) if args.data == "gestures" \
+            else streams.joined(model, clips, args.stream, args.seed)
+        result["stream"] = stream.figures(model.manifest["events"])
     if args.confusion:
         write_confusion(args.confusion, np.array(result["confusion"]), model.classes)
     if args.attention:
@@ -106,6 +116,23 @@ def open_model(args):
     model = tsm_edge.load(args.model, backend=args.backend)
     model.net, model.shift = net, "online"
     return model
+
+
+def _tune_events(args, model, clips):
+    """Settings that answer best on a stream which is not the one that is reported; the model takes them, and FILE has them."""
+    from ..checkpoints import load_checkpoint, save_checkpoint
+
+    seed = args.seed + 1
+    stream = streams.rendered(model, args.stream, seed, "val") if args.data == "gestures" else \
+        streams.joined(model, clips, args.stream, seed)
+    settings, figures = stream.best_settings(model.manifest["events"])
+    model.manifest["events"] = settings
+    model.net.tsm_info["events"] = settings
+    info = load_checkpoint(args.model).info
+    save_checkpoint(args.tune_events, model.net, **{k: info[k] for k in ("training", "metrics") if k in info})
+    print(f"events {settings} give, on the stream they were chosen by, {streams.sentence(figures)}; {args.tune_events} has them",
+          file=sys.stderr)
+    return settings
 
 
 class WholeClips:
@@ -256,64 +283,6 @@ def _backwards(model, clips, pairs):
             "per_class": {name: float(np.mean(hits)) for name, hits in rows.items()}}
 
 
-def evaluate_stream(model, seconds, *, seed=0, split="test"):
-    """Events on a long rendered stream of joined gestures against what was performed; see `scores.match_events`."""
-    from .gestures import SPLITS, Performer
-    from .gestures_labels import BACKGROUND_CLASSES
-
-    fps = model.manifest.get("stream", {}).get("fps") or 12.0
-    side = model.manifest["input"]
-    size = (round(side["width"] * 256 / 224), round(side["height"] * 256 / 224))
-    gestures = [c for c in model.classes if c not in BACKGROUND_CLASSES]
-    order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds) + 1) % len(gestures))
-    performer = Performer([gestures[i] for i in order], size, fps, SPLITS[split][0] + 7_000_000 + seed)
-    found, length = _events(model, (f for f, _ in zip(performer, range(round(seconds * fps)))), fps)
-    return _matched(performer.intervals, found, length)
-
-
-def evaluate_joined(model, clips, seconds, *, seed=0):
-    """The same on clips one after the other in random order, again from the first where they are fewer than `seconds`."""
-    fps, intervals = model.manifest.get("stream", {}).get("fps") or clips.fps, []
-    rng = np.random.default_rng([seed, 55])
-
-    def frames():
-        count = 0
-        while count < seconds * fps:
-            for i in rng.permutation(len(clips)):
-                clip = clips.read(int(i))
-                intervals.append({"label": clips.classes[clips.labels[i]], "start": count / fps, "end": (count + len(clip)) / fps})
-                count += len(clip)
-                yield from clip
-                if count >= seconds * fps:
-                    return
-
-    found, length = _events(model, frames(), fps)
-    return _matched(intervals, found, length)
-
-
-def _events(model, frames, fps):
-    """([(start, label) of each event], seconds) of a stream of frames."""
-    from ..runtimes.events import GestureEvents
-
-    stream, events, found, count = model.stream(max_gap_seconds=0, fps=0), GestureEvents.of(model, fps), [], 0
-    for frame in frames:
-        result = stream.step(np.ascontiguousarray(frame))
-        found += [(e.start, e.label) for e in events.update(result, count / fps) if e.kind == "start"]
-        count += 1
-    stream.close()
-    return found, count / fps
-
-
-def _matched(intervals, found, length):
-    """Gestures that had time to be answered, against the events until then."""
-    from .gestures_labels import BACKGROUND_CLASSES
-
-    gestures = [t for t in intervals if t["label"] not in BACKGROUND_CLASSES]
-    truth = [t for t in gestures if t["end"] + 1.5 <= length]
-    until = min([length] + [t["start"] for t in gestures[len(truth):]])
-    return scores.match_events(truth, [f for f in found if f[0] < until], length)
-
-
 def write_confusion(path, table, classes):
     """The confusion matrix as a PNG: rows the truth, in shares of the row."""
     try:
@@ -362,12 +331,7 @@ def _print(result):
         print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
         print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))
     if "stream" in result:
-        s = result["stream"]
-        delay = "-" if s["delay"] is None else f"{s['delay']:+.2f} s"
-        shares = [f"{s[k]:.0%}" if s["gestures"] else "-" for k in ("exactly_one", "recognised")]
-        print(f"\nstream of {s['seconds'] / 60:.1f} minutes, {s['gestures']} gestures: exactly one right event {shares[0]}, "
-              f"recognised {shares[1]}, false events {s['false_per_minute']:.2f} a minute, "
-              f"median delay from the gesture's end {delay}")
+        print("\n" + streams.sentence(result["stream"]))
     print()
 
 

@@ -7,8 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
 
+from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import TsmEdgeError  # noqa: E402
 from tsm_edge.training import evaluate as ev  # noqa: E402
+from tsm_edge.training import streams  # noqa: E402
 from tsm_edge.training.scores import clip_logits  # noqa: E402
 
 
@@ -134,9 +136,39 @@ def test_a_perfect_model_has_perfect_figures_on_a_joined_stream():
     names = ["left", "right", "No gesture"]
     made = [np.concatenate([np.full((3, 2, 2, 3), 2, np.uint8), np.full((5, 2, 2, 3), k, np.uint8)]) for k in range(3)]
     some = ev.Clips(lambda i: made[i], [0, 1, 2], names, 4.0)
-    found = ev.evaluate_joined(Oracle(names), some, 60.0)
+    oracle = Oracle(names)
+    found = streams.joined(oracle, some, 60.0).figures(oracle.manifest["events"])
     assert found["exactly_one"] == found["recognised"] == 1.0 and found["false_events"] == 0
     assert found["delay"] == pytest.approx(3 / 4 - 2, abs=1e-6)  # from the fourth of eight frames, four a second
+
+
+def test_the_best_settings_see_through_glitches_that_the_first_ones_report():
+    """Every gesture is broken by a frame of another label, and rest by one of a gesture."""
+    settings = {"window": 1, "hold": 1, "on": 0.3, "off": 0.1, "merge": {}, "ignore": [], "background": [2]}
+    names = ["a", "b", "No gesture"]
+    labels, intervals = [], []
+    for k in range(12):
+        labels += [2, 2, 2, 1 - k % 2, 2, 2, 2, 2]
+        intervals.append({"label": names[k % 2], "start": len(labels) / 8, "end": (len(labels) + 9) / 8})
+        labels += [k % 2] * 4 + [1 - k % 2] + [k % 2] * 4
+    labels += [2] * 16
+    stream = streams.Stream(5 * np.eye(3, dtype=np.float32)[labels], intervals, names, 8.0)
+    before = stream.figures(settings)
+    assert before["exactly_one"] == 0 and before["false_events"] > 12
+    chosen, after = stream.best_settings(settings)
+    assert after["exactly_one"] == 1 and after["false_events"] == 0 and after == stream.figures(chosen)
+    assert {k: chosen[k] for k in ("merge", "ignore", "background")} == {k: settings[k] for k in ("merge", "ignore", "background")}
+
+
+def test_tuned_events_are_in_the_checkpoint_that_was_asked_for(checkpoint, clips, tmp_path, capsys):
+    path = checkpoint()
+    found = run(capsys, path, "--data", clips, "--stream", 20, "--tune-events", tmp_path / "tuned.pth")
+    tuned, was = load_checkpoint(tmp_path / "tuned.pth"), load_checkpoint(path)
+    assert tuned.info["events"] == found["events"] and all(np.array_equal(tuned.state_dict[k], v) for k, v in was.state_dict.items())
+    again = run(capsys, tmp_path / "tuned.pth", "--data", clips, "--stream", 20)
+    assert again["stream"] == found["stream"] and again["top1"] == found["top1"]
+    with pytest.raises(TsmEdgeError, match="needs a stream"):
+        ev._main([str(path), "--data", str(clips), "--tune-events", str(tmp_path / "x.pth")])
 
 
 def test_rendered_gestures_are_evaluated_with_streams_and_played_backwards(checkpoint, tmp_path, capsys):
