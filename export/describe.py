@@ -27,11 +27,6 @@ def network_info(net, input_size=None, classes=None):
     return info, (int(size[0]), int(size[1]))
 
 
-def shorter_side(size):
-    """Pixels that a frame's shorter side is scaled to before the crop: 256 for 224, in proportion for others."""
-    return round(min(size) * 256 / 224)
-
-
 def default_events(classes, trained):
     """How scores become events when nobody says otherwise.
 
@@ -78,6 +73,7 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
         Class names that do not fit the outputs.
     """
     from tsm_edge.jester import CLASSES
+    from tsm_edge.runtimes.preprocess import shorter_side
 
     info, size = network_info(net, input_size)
     names = list(classes if classes is not None else info.get("classes") or [f"class {i}" for i in range(outputs)])
@@ -101,7 +97,7 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
         "classes": names,
         "input": {
             "width": size[0], "height": size[1], "colour": "RGB", "resize": resize,
-            "shorter_side": shorter_side(size) if resize == "crop" else 0,
+            "shorter_side": shorter_side(*size) if resize == "crop" else 0,
             "filter": pick(filter, "filter", "antialias"),
             "mean": [float(v) for v in pick(mean, "mean", IMAGENET_MEAN)],
             "std": [float(v) for v in pick(std, "std", IMAGENET_STD)],

@@ -3,8 +3,9 @@
 `preprocess` is the plain reference: two matrices of filter taps, in double precision. `Preprocessor` computes the same
 quickly, with tables that are kept from frame to frame. The C runtime computes it too; all are equal within rounding.
 
-The rule: half-pixel centres; "crop" scales the shorter side to `shorter_side` (the longer one in proportion, rounded
-half up) and cuts the centre, "squash" scales to width x height; the filter is a triangle whose half-width is the scale
+The rule: half-pixel centres; "crop" scales the shorter side to `shorter_side` and the longer one in proportion (rounded
+half up), or, where width x height would not fit into that, both in proportion until it just does, and cuts the centre;
+"squash" scales to width x height; the filter is a triangle whose half-width is the scale
 where it shrinks ("antialias", at least 1) or always 1 ("bilinear"), normalised at the borders; nothing is rounded on
 the way.
 """
@@ -13,6 +14,11 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.errors import InputError
+
+
+def shorter_side(width, height):
+    """Pixels that a frame's shorter side is scaled to before the crop, unless told otherwise: 256 for 224, and so on."""
+    return round(min(width, height) * 256 / 224)
 
 
 def check_frame(frame):
@@ -71,9 +77,11 @@ def geometry(height, width, spec):
     out_h, out_w = spec["height"], spec["width"]
     if spec["resize"] == "squash":
         return out_h, out_w, 0, 0
-    shorter, target = min(height, width), spec["shorter_side"]
-    scaled_h, scaled_w = (max(1, (side * target * 2 + shorter) // (shorter * 2)) for side in (height, width))
-    scaled_h, scaled_w = max(scaled_h, out_h), max(scaled_w, out_w)  # a crop larger than the picture: squash to it
+    up, down = spec["shorter_side"], min(height, width)  # the scale is up / down
+    for wanted, side in ((out_h, height), (out_w, width)):
+        if wanted * down > up * side:  # the crop would not fit: larger, but never out of proportion
+            up, down = wanted, side
+    scaled_h, scaled_w = (max(1, (side * up * 2 + down) // (down * 2)) for side in (height, width))
     return scaled_h, scaled_w, (scaled_h - out_h) // 2, (scaled_w - out_w) // 2
 
 

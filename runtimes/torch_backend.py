@@ -7,6 +7,7 @@ from tsm_edge.errors import InputError, MissingComponentError
 from tsm_edge.manifest import SCHEMA, validate
 
 from .interface import EngineStream, Model
+from .preprocess import shorter_side
 
 BACKGROUND = ("No gesture", "Doing other things")
 
@@ -42,7 +43,7 @@ def describe(net, specs):
     return {
         "schema": SCHEMA, "name": str(info["name"]), "trained": bool(info.get("trained", False)), "classes": classes,
         "input": {"width": int(width), "height": int(height), "colour": "RGB", "resize": info.get("resize", "crop"),
-                  "shorter_side": round(min(width, height) * 256 / 224), "filter": info.get("filter", "antialias"),
+                  "shorter_side": shorter_side(width, height), "filter": info.get("filter", "antialias"),
                   "mean": [float(v) for v in info["mean"]], "std": [float(v) for v in info["std"]]},
         "stream": {"fps": float(info.get("fps") or 0), "max_gap_seconds": 1.0},
         "events": info.get("events") or {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [],

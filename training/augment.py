@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from ..runtimes.preprocess import geometry
+from ..runtimes.preprocess import shorter_side as default_shorter_side
 from .gestures_labels import MIRRORED, REVERSED, slug
 from .gestures_targets import crop_hands, mirror_hands
 
@@ -166,17 +168,15 @@ class ColourJitter:
 
 
 class CentreCrop:
-    """For testing: the shorter side to `shorter_side`, then the centre. No randomness."""
+    """For testing: what a bundle shows its network, by the same rule (`tsm_edge.runtimes.preprocess`). No randomness."""
 
     def __init__(self, size, shorter_side=None):
-        self.size, self.shorter_side = size, shorter_side or round(min(size) * 256 / 224)
+        self.size, self.shorter_side = size, shorter_side or default_shorter_side(*size)
 
     def __call__(self, clip, label, rng=None, hands=None):
-        h, w = clip.shape[1:3]
-        scale = max(self.shorter_side / min(w, h), self.size[0] / w, self.size[1] / h)
-        clip = resize(clip, (max(self.size[0], round(w * scale)), max(self.size[1], round(h * scale))))
-        x, y = (clip.shape[2] - self.size[0]) // 2, (clip.shape[1] - self.size[1]) // 2
-        return np.ascontiguousarray(clip[:, y:y + self.size[1], x:x + self.size[0]]), label
+        spec = {"resize": "crop", "width": self.size[0], "height": self.size[1], "shorter_side": self.shorter_side}
+        tall, wide, y, x = geometry(clip.shape[1], clip.shape[2], spec)
+        return np.ascontiguousarray(resize(clip, (wide, tall))[:, y:y + self.size[1], x:x + self.size[0]]), label
 
 
 class Compose:

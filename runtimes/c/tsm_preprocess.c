@@ -143,9 +143,9 @@ void tsm_resizer_destroy(tsm_resizer *resizer) {
   free(resizer);
 }
 
-/* Half up, as Python's int(x + 0.5): the longer side after scaling. */
-static int32_t scaled_side(int32_t side, int32_t shorter, int32_t target) {
-  int64_t value = ((int64_t)side * target * 2 + shorter) / ((int64_t)shorter * 2);
+/* A side times up / down, rounded half up. */
+static int32_t scaled_side(int32_t side, int32_t up, int32_t down) {
+  int64_t value = ((int64_t)side * up * 2 + down) / ((int64_t)down * 2);
   return value < 1 ? 1 : (int32_t)value;
 }
 
@@ -158,11 +158,12 @@ tsm_resizer *tsm_resizer_create(const tsm_plan *plan, const tsm_image *image) {
   int32_t upright_w = turned ? image->height : image->width, upright_h = turned ? image->width : image->height;
   int32_t scaled_w = plan->width, scaled_h = plan->height;
   if (!plan->resize) {
-    int32_t shorter = upright_w < upright_h ? upright_w : upright_h;
-    scaled_w = scaled_side(upright_w, shorter, plan->shorter_side);
-    scaled_h = scaled_side(upright_h, shorter, plan->shorter_side);
-    if (scaled_w < plan->width) scaled_w = plan->width; /* a crop larger than the image: squash to it */
-    if (scaled_h < plan->height) scaled_h = plan->height;
+    int32_t up = plan->shorter_side, down = upright_w < upright_h ? upright_w : upright_h; /* the scale is up / down */
+    /* A crop that would not fit: larger, but never out of proportion. */
+    if ((int64_t)plan->height * down > (int64_t)up * upright_h) up = plan->height, down = upright_h;
+    if ((int64_t)plan->width * down > (int64_t)up * upright_w) up = plan->width, down = upright_w;
+    scaled_w = scaled_side(upright_w, up, down);
+    scaled_h = scaled_side(upright_h, up, down);
   }
   int32_t left = (scaled_w - plan->width) / 2, top = (scaled_h - plan->height) / 2;
   /* Upright column u and row v as functions of the source's x and y:

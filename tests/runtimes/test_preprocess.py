@@ -51,7 +51,17 @@ def test_the_crop_is_the_centre_and_the_scale_the_shorter_sides():
     assert geometry(480, 640, SPEC) == (256, 341, 16, 58)
     assert geometry(640, 480, SPEC) == (341, 256, 58, 16)
     assert geometry(480, 640, {**SPEC, "resize": "squash"}) == (224, 224, 0, 0)
-    assert geometry(10, 1000, {**SPEC, "shorter_side": 100})[0] == 224, "a crop larger than the picture is scaled up to"
+    wide = {**SPEC, "width": 160, "height": 120, "shorter_side": 137}
+    assert geometry(480, 640, wide) == (137, 183, 8, 11)
+
+
+@pytest.mark.parametrize("source, wanted", [((640, 480), (213, 160, 46, 0)), ((1000, 10), (16000, 160, 7940, 0)),
+                                            ((10, 1000), (137, 13700, 8, 6770)), ((120, 130), (148, 160, 14, 0))])
+def test_a_crop_that_would_not_fit_enlarges_the_picture_but_never_stretches_it(source, wanted):
+    """By hand: 640 rows x 480 columns would become 183x137, too narrow for 160 columns, so the scale is 160/480."""
+    assert geometry(*source, {**SPEC, "width": 160, "height": 120, "shorter_side": 137}) == wanted
+    turned = geometry(*source[::-1], {**SPEC, "width": 120, "height": 160, "shorter_side": 137})
+    assert turned == (wanted[1], wanted[0], wanted[3], wanted[2])
 
 
 def test_normalisation_by_hand():

@@ -1,5 +1,6 @@
 """Pixels become the network's input as the plain rule says, whatever the camera's format, strides, rotation and size."""
 import ctypes as ct
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -24,9 +25,8 @@ def reference(rgb, kit, squash=False, antialias=True):
     if squash:
         sh, sw = kit.HEIGHT, kit.WIDTH
     else:
-        short = min(h, w)
-        sh, sw = (int(np.floor(side * kit.SHORTER / short + 0.5)) for side in (h, w))
-        sh, sw = max(sh, kit.HEIGHT), max(sw, kit.WIDTH)
+        scale = max(Fraction(kit.SHORTER, min(h, w)), Fraction(kit.HEIGHT, h), Fraction(kit.WIDTH, w))
+        sh, sw = (max(1, int(side * scale + Fraction(1, 2))) for side in (h, w))
     rows = axis(h, sh, (sh - kit.HEIGHT) // 2, kit.HEIGHT, antialias)
     cols = axis(w, sw, (sw - kit.WIDTH) // 2, kit.WIDTH, antialias)
     return rows @ rgb.transpose(2, 0, 1).astype(np.float64) @ cols.T
