@@ -80,13 +80,6 @@ def resnet50(size=224):
 NETWORKS = {"mobilenet_v2": mobilenet_v2, "resnet50": resnet50}
 
 
-def compile_kernel(kernel, target):
-    import tvm
-
-    with tvm.transform.PassContext(opt_level=3):
-        return tvm.compile(tvm.IRModule({kernel.symbol: kernel.func}), target=target.tvm_target())
-
-
 def arguments(kernel, shapes, seed=0):
     """Arrays for the kernel's arguments; outputs and scratch are NaN, so that what is never written shows."""
     import tvm
@@ -125,6 +118,7 @@ def peak(target):
     """Multiply-adds a second of a loop that only multiplies and adds in registers."""
     import tvm
 
+    from tsm_edge.export.kernels import evaluate
     from tsm_edge.export.kernels.base import Kernel, TensorArg
     from tsm_edge.export.kernels.emit import Emitter, fma
 
@@ -141,7 +135,7 @@ def peak(target):
     for index, register in enumerate(acc):
         e.store(out, index * target.lanes, register.get())
     kernel = Kernel("peak", "peak", e.function("peak"), (TensorArg("x", (target.lanes,)),), 0)
-    library = compile_kernel(kernel, target)
+    library = evaluate.compile_kernel(kernel, target)
     arrays = {"x": tvm.runtime.tensor(np.full(target.lanes, 0.5, "float32")),
               "out": tvm.runtime.tensor(np.zeros(target.lanes * registers, "float32"))}
     return turns * registers * target.lanes / seconds(library["peak"], arrays, least=0.02)
@@ -156,6 +150,7 @@ def main(argv=None):
 
     from tsm_edge.cli import choose
     from tsm_edge.export import kernels
+    from tsm_edge.export.kernels import evaluate
     from tsm_edge.export.targets import get_target
 
     target = get_target("host")
@@ -169,7 +164,7 @@ def main(argv=None):
         kernel = kernels.build(op, shapes, target)
         if args.only not in op.name and args.only not in kernel.kind:
             continue
-        library = compile_kernel(kernel, target)
+        library = evaluate.compile_kernel(kernel, target)
         took = seconds(library[kernel.symbol], arguments(kernel, shapes))
         total_time, total_macs = total_time + times * took, total_macs + times * kernel.macs
         rate = kernel.macs / took

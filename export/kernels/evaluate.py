@@ -10,7 +10,8 @@ def compile_kernel(kernel, target):
     """The kernel as a TVM module whose function `kernel.symbol` can be called."""
     import tvm
 
-    with tvm.transform.PassContext(opt_level=3):
+    # as exports are compiled: what belongs to one thread of a launch stays in there
+    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
         return tvm.compile(tvm.IRModule({kernel.symbol: kernel.func}), target=target.tvm_target())
 
 

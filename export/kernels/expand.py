@@ -58,6 +58,9 @@ class Copied:
         owned_from : the first row that no other thread works on.
         """
 
+    def keep(self, first, last):
+        """What `fetch` does for rows of the input that are owned, beside bringing them near, for the rows [first, last)."""
+
     def image(self, group, panel, slot):
         block = self.block
         self.rows(group, panel, slot, block.top, block.top + block.height, 0)
@@ -120,11 +123,15 @@ class _Convolution(Copied):
         return [self.e.bind(self.e.load(self.weights, at + i * lanes, lanes)) for i in range(len(group.chunks))]
 
     def image(self, group, panel, slot):
-        block = self.block
-        for part in sweep.blocks(block.height, block.width, self.shape.rows):
+        block, done = self.block, 0
+        parts = sweep.blocks(block.height, block.width, self.shape.rows)
+        tiles = sum(part.count for part in parts)
+        for part in parts:
             with self.e.loop(part.count) as index:
                 y, x = part.place(index)
+                block.claim(group, panel, slot, done + index, tiles)
                 self.tile(group, panel, slot, self.e.bind(y + block.top), x, part.height, part.width)
+            done += part.count
 
     def rows(self, group, panel, slot, begin, end, origin):
         e = self.e
@@ -160,7 +167,7 @@ class Pointwise(_Convolution):
             self.next_cache = block.tensor("next_cache", self.splice.next_cache, pixels * self.fold)
         super().declare()
         self.plane = block.strip_rows * block.width * block.lanes
-        self.scratch = block.scratch("packed", -(-self.ic // block.lanes) * self.plane, shared=block.whole)
+        self.scratch = block.scratch("packed", -(-self.ic // block.lanes) * self.plane, shared=block.shared)
 
     def packed(self, slot):
         return self.block.place(self.scratch, slot, self.plane, self.block.width * self.block.lanes)
@@ -172,7 +179,7 @@ class Pointwise(_Convolution):
 
     def fetch(self, slot, begin, end, origin, owned_from):
         e, packed = self.e, self.packed(slot)
-        with e.loop(end - begin, "parallel" if self.block.whole else "serial") as number:
+        with e.loop(end - begin, "parallel" if self.block.shared else "serial") as number:
             row = e.bind(begin + number)
             self.pack(packed, row, e.bind(origin + row - self.block.top), planes.at_least(row, owned_from))
 
@@ -193,9 +200,19 @@ class Pointwise(_Convolution):
                           out.at(at // lanes, 0, x) + at % lanes, count, lanes)
                 at += count
         with e.when(owned):
-            with e.loop(width) as x:
-                pixel = e.bind(y * width + x)
-                tile.copy(e, self.x, pixel * ic + start, self.next_cache, pixel * fold, fold, lanes)
+            self.keep_row(y)
+
+    def keep(self, first, last):
+        if self.fold:
+            with self.e.loop(last - first) as number:
+                self.keep_row(self.e.bind(first + number))
+
+    def keep_row(self, y):
+        """The spliced channels of one row of the input go to the next cache."""
+        e, width, ic, fold = self.e, self.block.width, self.ic, self.fold
+        with e.loop(width) as x:
+            pixel = e.bind(y * width + x)
+            tile.copy(e, self.x, pixel * ic + self.splice.start, self.next_cache, pixel * fold, fold, self.block.lanes)
 
 
 class Windowed(_Convolution):
@@ -218,7 +235,7 @@ class Windowed(_Convolution):
         self.x = block.tensor("x", self.conv.x, self.in_height * self.in_width * self.ic)
         super().declare()
         self.copied_rows = (block.strip_rows - 1) * self.conv.stride[0] + self.kh
-        self.scratch = block.scratch("copied", self.copied_rows * self.pitch, shared=block.whole)
+        self.scratch = block.scratch("copied", self.copied_rows * self.pitch, shared=block.shared)
 
     def copied(self, slot):
         buffer, size = self.scratch
@@ -241,7 +258,7 @@ class Windowed(_Convolution):
         shift = e.bind((origin - block.top) * stride - conv.padding[0])  # from a row of the copy to one of the input
         left, width = conv.padding[1] * self.ic, self.in_width * self.ic
         with e.loop(planes.maximum(0, (end - begin - 1) * stride + self.kh),
-                    "parallel" if block.whole else "serial") as number:
+                    "parallel" if block.shared else "serial") as number:
             row = e.bind(first + number)
             y, place = e.bind(row + shift), e.bind(base + row * pitch)
 

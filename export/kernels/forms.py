@@ -13,6 +13,7 @@ from tsm_edge.export.kernels.choices import NONE
 
 _L2_PART = 0.7  # of L2 that a block may fill: the rest is for weights that stream through, and for others
 _COPY = 0.25  # a byte copied within L2, beside one from beyond
+_WAITED = 3.0  # a byte of depthwise outputs that a thread makes while others wait
 _COMPUTED = 1.5  # a byte of depthwise outputs computed for nothing, beside one from beyond
 
 
@@ -51,6 +52,14 @@ def plane_tile(target, pixels, depth, channels, clip, narrow_last=False):
     return shape
 
 
+def apart(target):
+    """Whether threads work in caches of their own, so that moving data from one to another is what costs.
+
+    ARM's DynamIQ clusters have an L2 for each core, too; what helps x86-64 has not been measured on one.
+    """
+    return target.arch == "x86_64"
+
+
 def choose(op, shapes, target, choices=NONE):
     """The Form for a program.InvertedResidual on `target`: the cheapest, but for what `choices` says."""
     sizes = _Sizes(op, shapes, target)
@@ -75,9 +84,15 @@ def _candidates(sizes, target):
     yield Form(sizes.oh, min(sizes.oh, 7), target.threads)
     for strips in range(2, sizes.oh + 1):
         rows = -(-sizes.oh // strips)
-        form = _form(sizes, rows, min(sizes.group, rows), target)
-        if form.rows < sizes.oh:
-            yield form
+        for group in {min(sizes.group, rows), _divisor(rows, sizes.group) if sizes.apart else 0} - {0}:
+            form = _form(sizes, rows, group, target)
+            if form.rows < sizes.oh:
+                yield form
+
+
+def _divisor(rows, most):
+    """The largest group, of two rows at least, that fills a strip of `rows` exactly; 0 if there is none."""
+    return max((group for group in range(2, most + 1) if rows % group == 0), default=0)
 
 
 class _Sizes:
@@ -103,6 +118,7 @@ class _Sizes:
         self.kept = 2 * (self.oh * self.middle_row + 4 * height * width * mid * bool(conv))
         # ARM's clusters share one L2 among their cores until those with dot products (DynamIQ) have their own
         self.shared = target.arch != "x86_64" and not target.dotprod
+        self.apart = apart(target)
         self.l2 = target.l2_bytes
         # rows of a panel that stay in L1 from expansion to window
         self.group = max(1, min(7, (target.l1_bytes // self.panel_row - self.kh) // self.stride + 1))
@@ -124,6 +140,8 @@ class _Sizes:
         if not whole:
             cost += _COPY * 2 * strips * self.carried
         cost += _COMPUTED * (strips * form.rows - self.oh) * self.middle_row * (not whole)
+        if self.apart:  # where memory is shared, it is what all wait for
+            cost += _WAITED * self.uneven(form) * form.rows * self.middle_row
         # what does not fit is written out and, depthwise outputs, read once for each panel of the projection
         out = max(0.0, 1 - _L2_PART * self.l2 / used)
         return cost + out * self.oh * self.middle_row * (1 + self.out_panels)

@@ -11,6 +11,8 @@ The bias of the depthwise convolution is moved behind its clip, where it becomes
 """
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from tvm import tirx
 
@@ -92,6 +94,8 @@ class _Builder:
         self.top, self.left = depthwise.padding[:2]
         self.vectors = -(-self.mid // lanes)
         self.whole = form.rows >= self.oh
+        # all threads read one copy of the input, each having made a part of it; else each makes its own
+        self.shared = self.whole and (form.tasks == 1 or not forms.apart(target))
         # planes of one panel: as many rows as a strip's windows look at
         self.pitch = max(self.left + self.width, self.window.columns(self.ow))
         self.strip_rows = self.window.rows(form.rows)
@@ -184,26 +188,70 @@ class _Builder:
     # --- the loops ---
 
     def one_strip(self):
-        """The whole image at once: threads share rows of the input, then panels of channels, then the projection."""
-        e, form = self.e, self.form
+        """The whole image at once: threads share panels of channels, then the projection."""
+        e, tasks = self.e, self.form.tasks
         bottom = self.top + self.height
-        self.expand.fetch(0, self.top, bottom, 0, 0)
-        with e.loop(form.tasks, "parallel") as task:
-            slot = e.bind(task)
-            for group in self.groups:
-                first, last = self.share(task, group.count)
-                with e.loop(last - first) as number:
-                    panel = e.bind(first + number)
-                    border = self.expand.border(group, panel)
-                    self.fill_rows(border, slot, 0, self.top)
-                    self.fill_sides(border, slot, self.top, bottom)
-                    self.expand.image(group, panel, slot)
-                    self.fill_rows(border, slot, bottom, self.strip_rows)
-                    for start, count, size in tile.split_rows(self.oh, form.group):
-                        with e.loop(count) as index:
-                            y = e.bind(start + index * size)
-                            self.slide(group, panel, slot, e.bind(y * self.window.stride_y), y, size)
+        if self.shared:
+            self.expand.fetch(0, self.top, bottom, 0, 0)
+            with e.loop(tasks, "parallel") as task:
+                self.panels(task, e.bind(task))
+        else:
+            with self.each_task() as (task, fresh, slot):
+                with e.when(equal(fresh.get(), 1)):
+                    self.expand.fetch(slot, self.top, bottom, 0, bottom)
+                    fresh.set(integer(0))
+                self.expand.keep(*self.share(task, self.height))
+                self.panels(task, slot)
         self.project(0, 0, self.oh, "parallel")
+
+    def panels(self, task, slot):
+        """A task's panels of channels: expansion and depthwise convolution, all rows."""
+        e, bottom = self.e, self.top + self.height
+        for group in self.groups:
+            first, last = self.share(task, group.count)
+            with e.loop(last - first) as number:
+                panel = e.bind(first + number)
+                border = self.expand.border(group, panel)
+                self.fill_rows(border, slot, 0, self.top)
+                self.fill_sides(border, slot, self.top, bottom)
+                self.expand.image(group, panel, slot)
+                self.fill_rows(border, slot, bottom, self.strip_rows)
+                for start, count, size in tile.split_rows(self.oh, self.form.group):
+                    with e.loop(count) as index:
+                        y = e.bind(start + index * size)
+                        self.slide(group, panel, slot, e.bind(y * self.window.stride_y), y, size)
+
+    def claim(self, group, panel, slot, number, total):
+        """Write into a share, `number` of `total`, of the places of a panel's depthwise outputs.
+
+        Other threads read them last, and a core gets a line for itself long after it asked: what is written here is
+        nothing, but when the outputs come, the lines are there.
+        """
+        if self.shared or not self.whole:
+            return
+        middle, pixels = self.middle(slot), self.oh * self.ow
+        count = -(-pixels // total)
+        first = self.e.bind(planes.minimum(number * count, pixels - count))
+        for plane in range(len(group.chunks)):
+            line = self.e.bind(middle.at(self.plane_of(group, panel) + plane, 0, first))
+            for i in range(count):
+                self.e.store(middle.buffer, line + i * self.lanes, planes.zero(1), 1)
+
+    @contextlib.contextmanager
+    def each_task(self):
+        """`with self.each_task() as (task, fresh, slot):` for each task; threads take contiguous ones.
+
+        fresh : register, 1 until set to something else in this thread. slot : the thread's place in scratch, for all of them.
+        """
+        e = self.e
+        with e.each_thread():
+            fresh, slot = e.vector(1, "int32"), e.vector(1, "int32")
+            fresh.set(integer(1))
+            slot.set(integer(0))
+            with e.loop(self.form.tasks, "parallel") as task:
+                with e.when(equal(fresh.get(), 1)):
+                    slot.set(task)
+                yield task, fresh, e.bind(slot.get())
 
     def share(self, task, count):
         """The part [first, last) of `count` things that is task number `task`'s."""
@@ -220,18 +268,11 @@ class _Builder:
             with e.loop(strips) as strip:
                 self.strip(strip, e.bind(equal(strip, 0)), 0)
             return
-        with e.each_thread():
-            fresh, slot = e.vector(1, "int32"), e.vector(1, "int32")
-            fresh.set(integer(1))
-            slot.set(integer(0))
-            with e.loop(form.tasks, "parallel") as task:
-                with e.when(equal(fresh.get(), 1)):
-                    slot.set(task)
-                mine = e.bind(slot.get())
-                first, last = self.share(task, strips)
-                with e.loop(last - first) as number:
-                    self.strip(e.bind(first + number), e.bind(equal(fresh.get(), 1)), mine)
-                    fresh.set(integer(0))
+        with self.each_task() as (task, fresh, slot):
+            first, last = self.share(task, strips)
+            with e.loop(last - first) as number:
+                self.strip(e.bind(first + number), e.bind(equal(fresh.get(), 1)), slot)
+                fresh.set(integer(0))
 
     def strip(self, strip, fresh, slot):
         """Output rows [strip * rows, + rows). fresh: nothing was carried here from the strip before."""

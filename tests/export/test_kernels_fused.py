@@ -8,7 +8,7 @@ pytest.importorskip("tvm")
 
 from tsm_edge.errors import MissingComponentError  # noqa: E402
 from tsm_edge.export import program, targets  # noqa: E402
-from tsm_edge.export.kernels import fusion, inverted_residual  # noqa: E402
+from tsm_edge.export.kernels import forms, fusion, inverted_residual  # noqa: E402
 from tsm_edge.export.kernels.emulate import evaluate_emulated  # noqa: E402
 from tsm_edge.export.kernels.evaluate import evaluate  # noqa: E402
 from tsm_edge.export.kernels.forms import Form  # noqa: E402
@@ -136,6 +136,27 @@ def test_on_arm_whatever_the_number_of_threads(tasks):
         pytest.skip(str(error))
     for got, ((_, _, _, wanted), _) in zip(results, CASES.values()):
         compare(got, wanted)
+
+
+@pytest.mark.parametrize("name", ["splice and residual", "no expansion, stride 2"])
+def test_threads_change_no_bit(name):
+    """Whole images and strips, in as many tasks as threads, in more, and in one."""
+    op, shapes, tensors, _ = CASES[name][0]
+    for rows, group in ((99, 3), (2, 1)):
+        alone, *shared = (evaluate(inverted_residual.build(op, shapes, HOST, form=Form(rows, group, tasks)), tensors, HOST)
+                          for tasks in (1, 2, 5))
+        for got in shared:
+            assert all(np.array_equal(got[key], alone[key]) for key in alone)
+
+
+@pytest.mark.parametrize("threads", [2, 4])
+def test_strips_share_out_evenly_where_threads_have_their_own_caches(threads):
+    target = replace(HOST, triple="x86_64-linux-gnu", vector_bits=512, vector_registers=32, fma_by_element=False, l1_bytes=32 * 1024,
+                     l2_bytes=1024 * 1024, threads=threads)
+    for size, ic, mid, oc, stride in ((112, 16, 96, 24, 2), (56, 24, 144, 24, 1)):
+        op, _, _, _ = block(4, 4, ic, mid, oc, stride=stride)
+        shapes = {"x": (size, size, ic), "e": (size, size, mid), "d": (56, 56, mid), "out": (56, 56, oc)}
+        assert -(-56 // forms.choose(op, shapes, target).rows) % threads == 0
 
 
 def test_only_what_it_computes_is_taken():
