@@ -1,0 +1,174 @@
+"""Every command line in README.md, docs/ and --help is one that the real parsers take, and every option named exists."""
+import argparse
+import configparser
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
+pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
+
+ROOT = Path(__file__).resolve().parents[1]
+DEVICE = ROOT / "runtimes" / "device"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOREIGN = ("torchrun", "pytest", "pip", "ruff", "tensorboard", "python -m tvm", "git", "v4l2-ctl")
+
+
+def scripts():
+    """{command: (module, function)} as setup.cfg installs them."""
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    lines = config["options.entry_points"]["console_scripts"].split("\n")
+    return {name.strip(): place.strip().split(":") for name, place in (line.split("=") for line in lines if "=" in line)}
+
+
+SCRIPTS = scripts()
+BOARD = ["demo.py", "tsm_device.py"]
+MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.training.train"]
+
+
+class Parsed(BaseException):
+    """The parser took the arguments (.parser is the parser); nothing of the command has run."""
+
+    def __init__(self, parser):
+        self.parser = parser
+
+
+def main_of(command):
+    """The function main(argv) behind tsm-NAME, a module's dotted name, or a script of the device folder."""
+    if command in SCRIPTS:
+        module, function = SCRIPTS[command]
+        return getattr(importlib.import_module(module), function)
+    if command.endswith(".py"):
+        spec = importlib.util.spec_from_file_location(f"board_{Path(command).stem}", DEVICE / command)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module._main
+    module = importlib.import_module(command)
+    return (module if hasattr(module, "main") else importlib.import_module(command + ".__main__")).main
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """parse(command, arguments, help=False) -> the parser that took them; fails with argparse's words."""
+    monkeypatch.syspath_prepend(str(DEVICE))
+    plain = argparse.ArgumentParser.parse_args
+
+    def run(command, arguments, help=False):
+        def parse_args(self, args=None, namespace=None):
+            if not help:
+                plain(self, args, namespace)
+            raise Parsed(self)
+
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        try:
+            main_of(command)(list(arguments))
+        except Parsed as parsed:
+            return parsed.parser
+        raise AssertionError(f"{command} parses no arguments")
+
+    return run
+
+
+def command_of(words):
+    """(command, its arguments) in a list of words, or None: no command of ours."""
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        words = words[1:]
+    if words and words[0] in SCRIPTS:
+        return words[0], words[1:]
+    for i, word in enumerate(words):
+        if word == "-m" and words[i + 1].startswith("tsm_edge."):
+            return words[i + 1], words[i + 2:]
+        if Path(word).name in BOARD:
+            return Path(word).name, words[i + 1:]
+    return None
+
+
+def commands_in(lines):
+    """Commands of ours in lines of shell: comments are left out, continued lines joined, && and | end a command."""
+    for line in "\n".join(lines).replace("\\\n", " ").replace("&&\n", "&& ").splitlines():
+        words = shlex.split(line, comments=True) if re.search(r"tsm|\.py\b", line) else []
+        part = []
+        for word in [*words, "&&"]:
+            if word in ("&&", "|", ";"):
+                if command_of(part):
+                    yield command_of(part)
+                part = []
+            else:
+                part.append(word)
+
+
+def shell_blocks(text):
+    """Lines of a page's shell blocks: fenced as sh, or indented by four spaces."""
+    fenced = "\n".join(re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M))
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    return fenced.splitlines() + [line[4:] for line in rest.splitlines() if line.startswith("    ")]
+
+
+def inline(text):
+    """Pieces of `code` within a page's sentences."""
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    rest = "\n".join(line for line in rest.splitlines() if not line.startswith("    "))
+    return [" ".join(piece.split()) for piece in re.findall(r"`([^`]+)`", rest)]
+
+
+def page_commands():
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for command, arguments in commands_in(shell_blocks(text)):
+            yield pytest.param(command, arguments, id=f"{page.name}: {shlex.join([command, *arguments])[:90]}")
+
+
+@pytest.mark.parametrize("command, arguments", list(page_commands()))
+def test_commands_of_the_pages_are_taken_by_their_parsers(parse, capsys, command, arguments):
+    try:
+        parse(command, arguments)
+    except SystemExit:
+        pytest.fail(f"{shlex.join([command, *arguments])}\n{capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("command", [*SCRIPTS, *MODULES, *BOARD])
+def test_examples_in_the_help_are_taken_by_the_parser(parse, capsys, command):
+    epilog = parse(command, [], help=True).epilog or ""
+    # What an example is for stands to the right of it, two spaces or more away.
+    lines = [re.split(r"\s{2,}(?![-\s])", line.strip())[0] if not line.rstrip().endswith("\\") else line for line in epilog.splitlines()]
+    examples = list(commands_in(line.removeprefix("then: ") for line in lines))
+    assert examples or command not in SCRIPTS, "no example in the help"
+    for example, arguments in examples:
+        try:
+            parse(example, arguments)
+        except SystemExit:
+            pytest.fail(f"{shlex.join([example, *arguments])}\n{capsys.readouterr().err}")
+
+
+def options_of(parser):
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {option for part in action.choices.values() for option in options_of(part)}
+    return found
+
+
+def test_options_named_in_sentences_exist(parse):
+    known = {command: options_of(parse(command, [], help=True)) for command in [*SCRIPTS, *MODULES, *BOARD]}
+    every, seen = set().union(*known.values()), 0
+    for page in PAGES:
+        for piece in inline(page.read_text(encoding="utf-8")):
+            if piece.startswith(FOREIGN):
+                continue
+            named = re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", piece)
+            ours = known.get(piece.split()[0], every)
+            assert set(named) <= ours, f"{page.name}: `{piece}` names {sorted(set(named) - ours)}, which no parser has"
+            seen += len(named)
+    assert seen > 10
+
+
+def test_a_command_that_does_not_exist_would_be_seen(parse):
+    lines = ["A=1 tsm-train --data x \\", "  --nonsense 3 && tsm-demo b  # --comment", "ssh u@b python3 n/device/demo.py --x"]
+    found = list(commands_in(lines))
+    assert found == [("tsm-train", ["--data", "x", "--nonsense", "3"]), ("tsm-demo", ["b"]), ("demo.py", ["--x"])]
+    with pytest.raises(SystemExit):
+        parse(*found[0])
