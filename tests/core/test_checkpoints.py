@@ -343,5 +343,5 @@ def test_old_checkpoints_without_counters_load(tmp_path):
 def test_loading_needs_no_package_but_torch_and_numpy(published_file):
     code = ("import sys; sys.modules.update(torchvision=None, onnx=None, tvm=None)\n"
             f"import tsm_edge; print(tsm_edge.create_model('mobilenet_v2', 27, checkpoint={str(published_file)!r}).tsm_info['name'])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.strip() == "mobilenet_v2"

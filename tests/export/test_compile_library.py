@@ -140,7 +140,7 @@ def test_equal_inputs_give_equal_bytes_in_another_process_and_folder(tmp_path):
     folder = tmp_path / "another" / "place"
     environment = {**__import__("os").environ, "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", BUILD_IN_ANOTHER_PROCESS, graphs.__file__, "squeeze_and_excite", "host",
-                    str(folder)], check=True, env=environment, capture_output=True)
+                    str(folder)], check=True, env=environment)  # its words are shown by pytest
     assert (folder / "libtsm_model.so").read_bytes() == here
 
 

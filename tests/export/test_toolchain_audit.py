@@ -58,7 +58,7 @@ def library(tmp_path_factory):
 def test_elf_reader_agrees_with_readelf(name, tmp_path):
     path, _ = make_library(tmp_path, name)
     read = elf.read_elf(path)
-    text = subprocess.run(["readelf", "-W", "-s", "-d", "-l", path], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(["readelf", "-W", "-s", "-d", "-l", path], stdout=subprocess.PIPE, text=True, check=True).stdout
     symbols = {}
     for line in text[text.index("Symbol table '.dynsym'"):].splitlines()[3:]:
         parts = line.split()
@@ -78,7 +78,7 @@ def test_elf_reader_agrees_with_readelf(name, tmp_path):
 @binutils
 def test_object_symbols_agree_with_nm(library):
     path = library[0].with_name("a.o")
-    text = subprocess.run(["readelf", "-W", "-s", path], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(["readelf", "-W", "-s", path], stdout=subprocess.PIPE, text=True, check=True).stdout
     names = {line.split()[7] for line in text.splitlines() if len(line.split()) >= 8 and line.split()[4] != "LOCAL"
              and line.split()[6] == "UND"}
     assert {s.name for s in elf.read_elf(path).undefined()} == names - {"Name"}
@@ -119,7 +119,7 @@ def test_archive_has_no_time_and_is_read_by_the_linker(tmp_path):
     toolchain.call(compiler, ["main.o", "liball.a", "-o", "program"], tmp_path, "linking")
     assert subprocess.run([tmp_path / "program"], check=False).returncode == 2
     if shutil.which("nm"):
-        text = subprocess.run(["nm", "-s", tmp_path / "liball.a"], capture_output=True, text=True, check=True).stdout
+        text = subprocess.run(["nm", "-s", tmp_path / "liball.a"], stdout=subprocess.PIPE, text=True, check=True).stdout
         assert "one in one.o" in text and "two in two.o" in text
 
 

@@ -275,7 +275,7 @@ def test_importing_the_runtimes_brings_no_engine():
     code = ("import sys, tsm_edge, tsm_edge.runtimes, tsm_edge.runtimes.native, tsm_edge.runtimes.events; "
             "import tsm_edge.runtimes.sources, tsm_edge.demo.cli; "
             "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tvm', 'cv2', 'rich') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
