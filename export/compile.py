@@ -23,7 +23,7 @@ from .plan import make_plan
 from .program import Conv, Fallback, Layout
 from .tuning import Applied
 
-RUNTIME_SOURCES = ("tsm_edge.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
+RUNTIME_SOURCES = ("tsm_edge.c", "tsm_stream.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
 STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"

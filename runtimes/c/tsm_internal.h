@@ -42,6 +42,22 @@ int tsm_context_ready(void); /* 0: the thread-specific pointer could not be made
 tsm_status tsm_plan_check(const tsm_plan *plan, char *message, size_t message_bytes);
 tsm_status tsm_plan_run(const tsm_plan *plan, const tsm_blocks *blocks, tsm_context *context, int64_t *call_ns);
 
+/* --- tsm_edge.c: what streams take from models -------------------------------------------------------------------------- */
+struct tsm_model {
+  const tsm_plan *plan;
+  uint64_t scratch_bytes, workspace_bytes, frame_bytes, logits_bytes, macs;
+  int32_t frame_bits, logits_bits;
+};
+
+/* The caller's struct, of his size, as ours: what he does not know is zero. `least` is the size of the first version. */
+tsm_status tsm_read_struct(void *ours, size_t our_size, const void *theirs, size_t least);
+/* Ours, with the size that theirs states, into the caller's struct. */
+tsm_status tsm_write_struct(void *theirs, void *ours, size_t our_size, size_t least);
+int tsm_size_ok(const void *theirs, size_t least);
+const tsm_plan_cache *tsm_cache_at(const tsm_model *model, int32_t index); /* NULL: there is none */
+/* One step; blocks->arena is a whole workspace. pool, call_ns: may be NULL. */
+tsm_status tsm_step_blocks(const tsm_model *model, const tsm_blocks *blocks, tsm_pool *pool, int64_t *call_ns);
+
 /* --- tsm_threads.c ------------------------------------------------------------------------------------------------------ */
 typedef int (*tsm_task_fn)(int task, void *group, void *data);
 
