@@ -41,6 +41,14 @@ void tsm_from_nchw(const float *nchw, void *native, int64_t channels, int64_t pi
     uint16_t *to = native;
     for (int64_t p = 0; p < pixels; p++)
       for (int64_t c = 0; c < channels; c++) to[p * channels + c] = tsm_float_to_half(nchw[c * pixels + p]);
+  } else if (channels == 3) { /* a frame: written so that compilers make vectors of it */
+    float *restrict to = native;
+    const float *restrict r = nchw, *restrict g = nchw + pixels, *restrict b = nchw + 2 * pixels;
+    for (int64_t p = 0; p < pixels; p++) {
+      to[p * 3] = r[p];
+      to[p * 3 + 1] = g[p];
+      to[p * 3 + 2] = b[p];
+    }
   } else {
     float *to = native;
     for (int64_t p = 0; p < pixels; p++)

@@ -125,15 +125,13 @@ void tsm_stream_destroy(tsm_stream *stream) {
   free(stream);
 }
 
-/* Run the network on stream->frame, whose pixels are in place. */
+/* Run the network on stream->frame, whose pixels are in place; with a pool, between its begin and its end. */
 static tsm_status step_frame(tsm_stream *stream) {
   const tsm_model *model = stream->model;
   const tsm_plan *plan = model->plan;
   tsm_blocks blocks = {stream->frame, stream->caches[stream->now], stream->caches[!stream->now], stream->logits_native,
                        stream->workspace};
-  if (stream->pool) tsm_pool_begin(stream->pool);
   tsm_status status = tsm_step_blocks(model, &blocks, stream->pool, stream->call_ns);
-  if (stream->pool) tsm_pool_end(stream->pool);
   if (status != TSM_OK) {
     snprintf(stream->error, sizeof stream->error, "%s", tsm_model_step_error(model, stream->workspace));
     return status; /* the caches of before are untouched */
@@ -236,7 +234,10 @@ static tsm_status step_image(tsm_stream *stream, const tsm_image *given, tsm_res
   if (stream->frame != (void *)stream->pixels)
     tsm_from_nchw(stream->pixels, stream->frame, 1, (int64_t)stream->model->plan->height * stream->model->plan->width * 3, 16);
   int64_t middle = stream->timings ? tsm_now_ns() : 0;
-  if ((status = step_frame(stream)) != TSM_OK) return status;
+  if (stream->pool) tsm_pool_begin(stream->pool);
+  status = step_frame(stream);
+  if (stream->pool) tsm_pool_end(stream->pool);
+  if (status != TSM_OK) return status;
   int64_t end = stream->timings ? tsm_now_ns() : 0;
   fill_result(stream, out, reset, 0, middle - begin, end - middle);
   return TSM_OK;
@@ -254,9 +255,11 @@ tsm_status tsm_stream_step_tensor(tsm_stream *stream, const float *frame, tsm_re
   if (result && !tsm_size_ok(result, sizeof *result)) return TSM_ERROR_SIZE;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
   int64_t begin = stream->timings ? tsm_now_ns() : 0;
+  if (stream->pool) tsm_pool_begin(stream->pool); /* workers wake up while this thread converts */
   tsm_model_frame_from_nchw(stream->model, frame, stream->frame);
   int64_t middle = stream->timings ? tsm_now_ns() : 0;
   tsm_status status = step_frame(stream);
+  if (stream->pool) tsm_pool_end(stream->pool);
   int64_t end = stream->timings ? tsm_now_ns() : 0;
   if (status == TSM_OK) fill_result(stream, result, 0, 0, middle - begin, end - middle);
   return leave_stream(stream, status);
