@@ -40,6 +40,10 @@ def build(op, shapes, target, precision="fp32", choices=None):
     name = _conv_builder(op) if isinstance(op, program.Conv) else _BUILDERS.get(type(op))
     if name is None:
         return None
+    if name == "conv" and precision == "fp32" and not choices:
+        winograd = importlib.import_module(f"{__name__}.winograd")
+        if winograd.pays(op, shapes, target):
+            return winograd.build(op, shapes, target)
     builder = importlib.import_module(f"{__name__}.{name}").build
     if choices:
         builder = functools.partial(builder, choices=choices)
