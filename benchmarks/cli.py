@@ -14,7 +14,7 @@ import numpy as np
 
 from tsm_edge.errors import CheckFailedError, InputError
 
-from .engines import OURS, Ours, check_names, measured_peak, open_engine
+from .engines import OURS, Ours, check_names, measured_peak, open_engine, with_tvm
 from .environment import environment
 from .measure import interleave
 from .peers import PEERS
@@ -32,7 +32,8 @@ def parser():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="BUNDLE|MODEL", help="a bundle for this machine, or a checkpoint to compile for it")
     p.add_argument("--against", default="", help=f"engines, with commas: {', '.join(PEERS)}; or all")
-    p.add_argument("--backends", default="", help="other back ends of ours beside native, with commas: onnxruntime, tvm")
+    p.add_argument("--backends", default="", help="other back ends of ours beside native, with commas: onnxruntime, tvm "
+                   "(tvm by itself where the bundle holds a library for it)")
     p.add_argument("--threads", type=int, default=1, help="threads of one step, for every engine (1)")
     p.add_argument("--rounds", type=int, default=12, help="rounds; every engine runs once in each (12)")
     p.add_argument("--steps", type=int, default=25, help="timed steps of an engine in a round (25)")
@@ -102,11 +103,15 @@ def bench(bundle, peers, backends, args, folder):
     """
     size = bundle.manifest["input"]
     frames = _frames(8, size["width"], size["height"])
+    backends = with_tvm(bundle, backends)
     names = [OURS, *(f"{OURS}:{b}" for b in backends), *peers]
     engines = {}
     for name in names:
         print(f"opening {name} ...", file=sys.stderr)
         engines[name] = open_engine(name, bundle, args.threads, folder)
+        note = getattr(getattr(engines[name], "model", None), "note", "")
+        if note:
+            print(f"  {note}", file=sys.stderr)
     differences = _agreement(engines, frames, 1e-2 if bundle.manifest["precision"] != "fp32" else 1e-3)
     print("timing ...", file=sys.stderr)
     period = 1 / args.fps if args.fps else 0.0

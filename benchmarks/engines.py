@@ -1,6 +1,7 @@
 """The engines of a benchmark, ours and the peers, opened the same way."""
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,15 @@ def open_engine(name, bundle, threads, workdir):
     folder = Path(workdir) / name
     folder.mkdir(exist_ok=True)
     return PEERS[name](step_model(bundle), folder, threads)
+
+
+def with_tvm(bundle, backends):
+    """The back ends asked for, and tvm where the bundle holds a library for TVM's runtime and TVM is installed."""
+    from tsm_edge.runtimes.tvm_library import LIBRARY
+
+    if "tvm" in backends or LIBRARY not in bundle or importlib.util.find_spec("tvm") is None:
+        return backends
+    return [*backends, "tvm"]
 
 
 def measured_peak():

@@ -68,26 +68,28 @@ def is_libm(name):
     return name in LIBM or (name[-1:] in "fl" and name[:-1] in LIBM)
 
 
-def audit(path, target, exports="tsm_"):
+def audit(path, target, exports=("tsm_",), brought=()):
     """Audit a library (or static archive) against its target.
 
     Parameters
     ----------
     path : path
     target : Target
-    exports : str
-        What every visible symbol of a shared library begins with.
+    exports : tuple of str
+        What the visible symbols of a shared library begin with.
+    brought : names
+        What the process that loads a shared library brings along.
 
     Returns
     -------
     Audit
     """
-    return _archive(Path(path), target) if str(path).endswith(".a") else _shared(Path(path), target, exports)
+    return _archive(Path(path), target) if str(path).endswith(".a") else _shared(Path(path), target, exports, brought)
 
 
-def _shared(path, target, exports):
+def _shared(path, target, exports, brought):
     elf = read_elf(path)
-    undefined = [s for s in elf.undefined() if not s.weak]
+    undefined = [s for s in elf.undefined() if not s.weak and s.name not in brought]
     versions = sorted({s.version for s in elf.undefined() if s.version}, key=version_key)
     result = Audit(path.name, elf.needed, tuple(versions), tuple(sorted(s.name for s in undefined)),
                    tuple(elf.exported()))
@@ -102,7 +104,7 @@ def _shared(path, target, exports):
         for symbol in elf.undefined():
             if symbol.version and version_key(symbol.version) > offered:
                 problems.append(f"{symbol.name} of {symbol.version}, newer than {target.libc}")
-            elif not symbol.version and not symbol.weak:
+            elif not symbol.version and not symbol.weak and symbol.name not in brought:
                 problems.append(f"{symbol.name}, which no library of the C library offers")
     else:
         problems += [f"{s.name}, unknown in {target.libc}" for s in undefined
@@ -117,7 +119,7 @@ def _shared(path, target, exports):
         problems.append(f"a search path of the building machine: {elf.rpath}")
     strangers = [name for name in elf.exported() if not name.startswith(exports)]
     if strangers:
-        problems.append(f"visible symbols besides {exports}*: {', '.join(strangers[:4])}")
+        problems.append(f"visible symbols besides {', '.join(p + '*' for p in exports)}: {', '.join(strangers[:4])}")
     return result
 
 

@@ -126,7 +126,7 @@ def verify_torch(net, step, inputs, progress):
 
 
 def export_bundle(net, target="host", output=None, *, name=None, classes=None, input_size=None, precision="fp32",
-                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, **description):
+                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, runtime="native", **description):
     """Compile a network with shifts for a device, prove the result, and write the bundle.
 
     Parameters
@@ -152,6 +152,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
         Told of every stage and its time.
     tuning : path, tuning.Record, tuning.Tuner or None
         A tuning record, or what measures one first; None takes the one that comes with the package, if there is one.
+    runtime : "native" or "tvm"
+        "tvm": the bundle also holds a library of the same kernels for TVM's own runtime (see relax.py).
 
     Returns
     -------
@@ -172,6 +174,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     from .describe import describe, network_info
     from .import_onnx import import_onnx
     from .onnx_graph import export_onnx
+    from .relax import build_relax_library, check_relax, check_runtime
     from .replay import check_library
     from .tuning import Tuner, prepare
 
@@ -179,6 +182,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     progress = progress or Progress()
     target = get_target(target)
     check_precision(precision, target)
+    check_runtime(runtime, target, precision)
     shown = os.fspath(output) if output is not None else os.path.join("dist", target.name)
     check_output(shown)
     if threads is not None:
@@ -224,19 +228,26 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision,
                                         cc, rounding))
             verify.require(checks)
+        relax = None
+        if runtime == "tvm":
+            with progress.stage("library for TVM's runtime"):
+                relax = build_relax_library(library, manifest, target, work / "relax", cc)
+            with progress.stage(f"TVM library vs torch ({len(inputs)} frames)"):
+                checks.append(check_relax(relax, target, manifest, inputs, reference))
+                verify.require(checks)
 
         with progress.stage("bundle"):
             results = verify.summary(checks)
             if rounding:
                 results["tolerances"] = verify.half_tolerances(rounding, reference)
             report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference,
-                            getattr(net, "tsm_info", {}).get("notes") or [])
+                            getattr(net, "tsm_info", {}).get("notes") or [], relax)
     report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
     manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
     return Bundle(Path(shown), manifest, report)
 
 
-def _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes):
+def _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax=None):
     """Fill the folder and rename it into place; returns the report."""
     from tsm_edge.manifest import Manifest
 
@@ -258,6 +269,9 @@ def _write(shown, work, manifest, target, library, checks, results, frames, inpu
             for file in sorted(runtime_folder("device").glob("*.py")):
                 if file.name != "__init__.py":
                     shutil.copyfile(file, folder / "device" / file.name)
+        if relax:
+            shutil.copyfile(relax.path, folder / relax.path.name)
+            manifest = dict(manifest, runtime="tvm", tvm=relax.as_dict())
         manifest = dict(manifest, verification=results)
         names = [entry["path"] for entry in list_files(folder)]
         readme = bundle_readme(manifest, target, Path(shown).name, names)
@@ -270,4 +284,4 @@ def _write(shown, work, manifest, target, library, checks, results, frames, inpu
         checks=checks, files=manifest["files"], library=library.path.name, library_bytes=library.path.stat().st_size,
         macs=library.macs, cache_bytes=cache_bytes // (2 if half else 1), workspace_bytes=library.workspace_bytes,
         weight_bytes=library.weight_bytes, needs=library.audit.summary(), kernels=dict(library.kernels), fallbacks=list(library.fallbacks),
-        notes=[*notes, *library.notes])
+        notes=[*notes, *library.notes], runtime=manifest.get("runtime", "native"), tvm=relax.as_dict() if relax else {})

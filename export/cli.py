@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   tsm-export --target jetson-nano --checkpoint mobilenetv2_jester_online.pth.tar
   tsm-export --target raspberry-pi-4 --checkpoint mine.pth --classes labels.txt --input-size 160x120
   tsm-export --target host --random-weights            # to try the machinery: it recognises nothing
+  tsm-export --target host --random-weights --runtime tvm      # with a second library, for TVM's own runtime
 """
 
 
@@ -43,6 +44,8 @@ def _parser():
     add("--past", metavar="A:B", help="folds of channels from the past, where the file does not say: 0:1")
     add("--fold-div", type=int, metavar="N", help="channels in a fold: 1/N of all (default: the checkpoint's, else 8)")
     add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
+    add("--runtime", default="native", metavar="R", help="native, or tvm: the bundle also holds model_tvm.so, the same kernels "
+        "for devices that have TVM's own runtime (default: native)")
     add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
     add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
     add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
@@ -196,7 +199,8 @@ def _tuning(args, output):
 
 def _next_commands(report):
     if report.target == "host":
-        return [f"tsm-verify {report.output}", f"tsm-demo {report.output} --source 0"]
+        tvm = [f"tsm-verify {report.output} --backend tvm"] if report.tvm else []
+        return [f"tsm-verify {report.output}", *tvm, f"tsm-demo {report.output} --source 0"]
     if report.library.endswith(".a"):
         return [f"less {report.output}/README.md      # two lines of CMake put it into an app"]
     return [f"scp -r {report.output} USER@BOARD:",
@@ -223,6 +227,9 @@ def _main(argv):
         raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(targets.TARGETS),
                          do="tsm-export --list-targets describes them")
     target = targets.get_target(args.target)
+    from .relax import check_runtime
+
+    check_runtime(args.runtime, target, args.precision)
     try:
         from rich.console import Console
     except ImportError as error:
@@ -249,6 +256,7 @@ def _main(argv):
         "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
         "arch": info["name"], "width": info["width"], "input-size": "{}x{}".format(*info["input_size"]),
         "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
+        "runtime": args.runtime,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
     tuning = _tuning(args, output)
@@ -263,7 +271,7 @@ def _main(argv):
     try:
         bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
                                threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress,
-                               tuning=tuning)
+                               tuning=tuning, runtime=args.runtime)
     except CheckFailedError as error:
         return _failed(error, args.json, effective)
     report = bundle.report
@@ -274,8 +282,8 @@ def _main(argv):
         print(*lines(report), "next:", *("    " + command for command in _next_commands(report)), sep="\n")
     print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
     if report.status != "passed" and not args.allow_unverified:
-        print("exit code 1, because the library was not run: install the emulator, or pass --allow-unverified",
-              file=sys.stderr)
+        way = "no emulator runs TVM's runtime" if report.tvm else "install the emulator"
+        print(f"exit code 1, because a library was not run: {way}, or pass --allow-unverified", file=sys.stderr)
         return 1
     return 0
 

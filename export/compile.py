@@ -58,6 +58,8 @@ class LibraryReport:
     compiler: str
     timings: dict = field(default_factory=dict)
     notes: list = field(default_factory=list)
+    program: object = None  # after fusion
+    kernel_calls: list = field(default_factory=list)  # (operation, Kernel), in order; their objects lie beside the library
 
     @property
     def workspace_bytes(self):
@@ -264,7 +266,7 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
         cache_bytes=plan.cache_bytes, weight_bytes=plan.weight_bytes, macs=sum(c.kernel.macs for c in plan.calls),
         fallbacks=[f"{name} ({count})" if count > 1 else name for name, count in sorted(fell_back.items())],
         audit=report, compiler=f"{compiler.describe()}; apache-tvm {package_version('apache-tvm')}",
-        timings=timer.seconds, notes=[applied.note()] if applied else [])
+        timings=timer.seconds, notes=[applied.note()] if applied else [], program=program, kernel_calls=calls)
 
 
 def runtime_folder():

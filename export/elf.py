@@ -12,7 +12,7 @@ PT_LOAD, PT_DYNAMIC, PT_GNU_STACK = 1, 2, 0x6474E551
 SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
 DT_NEEDED, DT_SONAME, DT_TEXTREL, DT_FLAGS, DT_RUNPATH, DT_RPATH = 1, 14, 22, 30, 29, 15
 WEAK, GLOBAL = 2, 1
-HIDDEN = 2
+DEFAULT, HIDDEN = 0, 2
 
 
 @dataclass(frozen=True)
@@ -246,6 +246,15 @@ def hide_symbols(data, keep=()):
 
     data : bytes of an object file. keep : names that stay visible.
     """
+    return _set_visibility(data, HIDDEN, keep)
+
+
+def show_symbols(data):
+    """The inverse of `hide_symbols`: all defined global symbols of an object file are visible."""
+    return _set_visibility(data, DEFAULT)
+
+
+def _set_visibility(data, visibility, keep=()):
     reader, out = _Reader(data, "the object"), bytearray(data)
     shoff = reader.unpack("Q", 40)[0] if reader.wide else reader.unpack("I", 32)[0]
     shsize, shcount = reader.unpack("HH", 58 if reader.wide else 46)
@@ -259,5 +268,5 @@ def hide_symbols(data, keep=()):
             place = at + (4 if reader.wide else 12)
             info, other, where = reader.unpack("BBH", place)
             if where != 0 and info >> 4 in (GLOBAL, WEAK) and name not in keep:
-                out[place + 1] = (other & ~3) | HIDDEN
+                out[place + 1] = (other & ~3) | visibility
     return bytes(out)

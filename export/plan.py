@@ -75,7 +75,7 @@ def arg_bytes(arg):
     return int(np.prod(arg.shape, dtype=np.int64)) * np.dtype(arg.dtype).itemsize
 
 
-def make_plan(calls, program):
+def make_plan(calls, program, placing=None):
     """Give every tensor its place.
 
     Parameters
@@ -84,6 +84,8 @@ def make_plan(calls, program):
         In execution order; an operation may take several kernels.
     program : Program
         Names the ends: frame, logits, caches and their successors.
+    placing : callable or None
+        Divides the arena, as `place` does.
 
     Returns
     -------
@@ -103,7 +105,7 @@ def make_plan(calls, program):
     outside = {program.frame, program.logits, *cache_of}
     spans = _lifetimes(calls, sizes, program, outside)
     spans, home = _share(calls, spans)
-    offsets, arena_bytes = place(spans)
+    offsets, arena_bytes = (placing or place)(spans)
 
     planned = []
     for index, (op, kernel) in enumerate(calls):

@@ -61,6 +61,8 @@ class ExportReport:
     stages: list = field(default_factory=list)
     seconds: float = 0.0
     notes: list = field(default_factory=list)
+    runtime: str = "native"
+    tvm: dict = field(default_factory=dict)  # of the library for TVM's runtime, as in the manifest
 
     def as_dict(self):
         """JSON-ready."""
@@ -105,6 +107,9 @@ def rows(report):
         ("left to TVM's legalisation", ", ".join(report.fallbacks) or "nothing"),
         ("audit", report.needs or "none"),
     ]
+    if report.tvm:
+        calls = sum(report.tvm["kernels"].values())
+        pairs.append((report.tvm["library"], f"for TVM's virtual machine: {calls} calls of {len(report.tvm['functions'])} functions"))
     return pairs
 
 

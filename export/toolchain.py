@@ -216,11 +216,14 @@ def compile_object(compiler, source, output, cwd, include=()):
     call(compiler, [*COMMON, *folders, "-c", source, "-o", output], cwd, f"compiling {Path(source).name}")
 
 
-def link_shared(compiler, target, objects, output, cwd, version_script=None):
-    """Link object files into a shared library: only the functions of the version script are seen from outside."""
+def link_shared(compiler, target, objects, output, cwd, version_script=None, soname=SONAME, closed=True):
+    """Link object files into a shared library: only the functions of the version script are seen from outside.
+
+    closed : whether all that it asks for must be in the objects and the C library; otherwise the process brings the rest.
+    """
     page = max(target.page_size, 4096)
-    flags = ["-shared", f"-Wl,-soname,{SONAME}", f"-Wl,-z,max-page-size={page}", "-Wl,-z,noexecstack", "-Wl,-z,relro",
-             "-Wl,-z,now", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,defs", "-s"]
+    flags = ["-shared", f"-Wl,-soname,{soname}", f"-Wl,-z,max-page-size={page}", "-Wl,-z,noexecstack", "-Wl,-z,relro",
+             "-Wl,-z,now", "-Wl,--gc-sections", "-Wl,--build-id=none", "-Wl,-z,defs" if closed else "-Wl,-z,undefs", "-s"]
     if version_script:
         flags.append(f"-Wl,--version-script={version_script}")
     libraries = ["-lm"] + ([] if target.os == "android" else ["-lpthread"])

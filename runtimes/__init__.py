@@ -28,7 +28,8 @@ def load(path, backend=None, threads=None):
         A bundle (folder, .zip or an opened Bundle), an .onnx file that tsm-export wrote, or a checkpoint (.pth, .pth.tar, .pt).
     backend : "native", "onnxruntime", "tvm", "torch" or None
         None: for a bundle native where its library is for this machine, else onnxruntime; onnxruntime for an .onnx
-        file; torch for a checkpoint. `Model.note` says why native was not taken.
+        file; torch for a checkpoint. `Model.note` says why native was not taken. "tvm" runs the library that
+        `tsm-export --runtime tvm` added; of a bundle without it TVM compiles the step graph by itself, which is slow.
     threads : int or None
         Threads of one step; None: the model's own number.
 
@@ -97,6 +98,10 @@ def _load_bundle(bundle, backend, threads):
                                         do="pip install 'tsm-edge[onnxruntime]', or export for this machine: "
                                            "tsm-export --target host")
     if backend == "tvm":
+        from . import tvm_library
+
+        if tvm_library.LIBRARY in bundle:
+            return tvm_library.TvmLibraryModel(bundle, threads)
         from .tvm_backend import TvmModel
 
         return TvmModel(bundle, threads)

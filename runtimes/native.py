@@ -37,16 +37,16 @@ def _cpu_flags():
     return None
 
 
-def unfit(bundle):
-    """Why the bundle's library cannot run in this process, in words; "" when nothing speaks against it.
+def unfit(bundle, name=LIBRARY):
+    """Why one of the bundle's libraries cannot run in this process, in words; "" when nothing speaks against it.
 
     Only looks: neither loads nor runs anything of the bundle.
     """
-    if LIBRARY not in bundle:
-        return f"the bundle holds no {LIBRARY}"
-    found, here = device.elf_machine(bundle.folder / LIBRARY), device.this_machine()
+    if name not in bundle:
+        return f"the bundle holds no {name}"
+    found, here = device.elf_machine(bundle.folder / name), device.this_machine()
     if found is None:
-        return f"{LIBRARY} is no ELF library"
+        return f"{name} is no ELF library"
     if found != here:
         return "the library is for {}, {} bits; this is {}, {} bits".format(*found, *here)
     target = bundle.manifest.get("target") or {}
@@ -60,7 +60,7 @@ def unfit(bundle):
     return ""
 
 
-def _mappable(path, digest):
+def mappable(path, digest):
     """A path that the loader maps afresh. The loader knows libraries by their path: once a path is mapped, a new export
     to the same place would silently give the old code again, so that one gets a private copy."""
     real = os.path.realpath(path)
@@ -89,7 +89,7 @@ class NativeModel(Model):
             raise BundleError("the bundle's library cannot run here", found=reason,
                               expected=f"a library for {platform.machine()} {platform.system()}",
                               do="pass backend='onnxruntime', or export for this machine: tsm-export --target host")
-        path = _mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1])
+        path = mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1])
         try:
             self._library = device.Library(path)
         except device.DeviceError as error:

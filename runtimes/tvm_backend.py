@@ -1,5 +1,5 @@
 """The step graph in TVM's virtual machine, by TVM's own legalisation: no tuned kernels, a reference that shares no code
-with the compiled library. Compiles for this machine when it is opened."""
+with the compiled library. Compiles for this machine when it is opened. For bundles without a library for TVM's runtime."""
 from __future__ import annotations
 
 import threading
@@ -67,6 +67,7 @@ class TvmModel(Model):
         self._run = tvm.relax.VirtualMachine(executable, tvm.cpu())["main"]
         self._lock = threading.Lock()  # the virtual machine runs one step at a time
         self.bundle, self.threads = bundle, 1
+        self.note = "the bundle holds no model_tvm.so, so TVM compiled model.onnx with its own, untuned schedules"
 
     def _infer(self, x, state):
         with self._lock:

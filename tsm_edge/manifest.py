@@ -16,6 +16,7 @@ from .errors import BundleError
 SCHEMA = 1
 STATUSES = ("passed", "not executed", "failed")
 PRECISIONS = ("fp32", "fp16", "int8")
+RUNTIMES = ("native", "tvm")  # tvm: the bundle also holds a library for TVM's own runtime; described in "tvm"
 REQUIRED = ("schema", "name", "trained", "classes", "input", "stream", "events", "network", "caches", "precision", "target",
             "threads", "toolchain")
 _AGAIN = "export the network again, with this release"
@@ -56,6 +57,8 @@ def validate(manifest, where="manifest.json", embedded=False):
     check(isinstance(classes, list) and classes and all(isinstance(c, str) and c for c in classes), "classes", classes,
           "a list of names")
     check(manifest["precision"] in PRECISIONS, "precision", manifest["precision"], " or ".join(PRECISIONS))
+    runtime = manifest.get("runtime", "native")
+    check(runtime in RUNTIMES, "runtime", runtime, " or ".join(RUNTIMES))
     check(_whole(manifest["threads"], 1, 1024), "threads", manifest["threads"], "a whole number, at least 1")
     for key in ("target", "toolchain"):
         check(isinstance(manifest[key], dict), key, manifest[key], "an object")
@@ -66,6 +69,7 @@ def validate(manifest, where="manifest.json", embedded=False):
     _caches(check, manifest["caches"])
     if not embedded:
         _files(check, manifest["files"])
+        _runtime(check, manifest)
         _verification(check, manifest["verification"])
     return manifest
 
@@ -177,6 +181,14 @@ def _files(check, files):
         check(_whole(entry["size"], 0), f"{entry['path']}: size", entry["size"], "bytes")
         check(isinstance(entry["sha256"], str) and re.fullmatch("[0-9a-f]{64}", entry["sha256"]), f"{entry['path']}: sha256",
               entry["sha256"], "64 hexadecimal digits")
+
+
+def _runtime(check, manifest):
+    if manifest.get("runtime", "native") == "native":
+        return
+    check.object(manifest.get("tvm"), "tvm", ("library", "entry", "kernels", "functions", "fallbacks"))
+    library = manifest["tvm"]["library"]
+    check(library in {entry["path"] for entry in manifest["files"]}, "tvm.library", library, "a file of the bundle")
 
 
 def _verification(check, value):

@@ -1,0 +1,128 @@
+"""A bundle's library for TVM's runtime: our compiled kernels, called by TVM's virtual machine."""
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from tsm_edge.errors import BundleError, MissingComponentError
+
+from .interface import EngineStream, Model
+from .native import mappable, unfit
+
+LIBRARY, ENTRY = "model_tvm.so", "main"
+
+
+def import_runtime():
+    """The module tvm, with its runtime and virtual machine.
+
+    Raises
+    ------
+    MissingComponentError
+    """
+    try:
+        import tvm
+        import tvm.runtime.vm
+    except ImportError as error:
+        raise MissingComponentError("the tvm back end is not installed", found=str(error), expected="the package apache-tvm",
+                                    do="pip install 'tsm-edge[export]', or apache-tvm alone") from error
+    return tvm
+
+
+class StepLibrary:
+    """The stateless step of such a library.
+
+    Parameters
+    ----------
+    path : path
+    threads : int
+        TVM has one pool of threads in a process: the number given last holds for all of its libraries.
+
+    Raises
+    ------
+    MissingComponentError, BundleError
+    """
+
+    # of the whole process, as TVM's pool is; and a virtual machine runs one step at a time
+    _lock, _pool = threading.Lock(), 0
+
+    def __init__(self, path, threads=1):
+        tvm = import_runtime()
+        try:
+            machine = tvm.runtime.vm.VirtualMachine(tvm.runtime.load_module(str(path)), tvm.cpu())
+            self._run = machine[ENTRY]
+        except Exception as error:  # TVM's errors have no common base
+            raise BundleError(f"{Path(path).name} cannot be loaded", found=f"{type(error).__name__}: {error}"[:300],
+                              expected="a library that tsm-export --runtime tvm wrote, and the TVM it was written with",
+                              do="install the release of apache-tvm in the manifest's toolchain, or export again") from error
+        self._configure = tvm.get_global_func("runtime.config_threadpool")
+        self._tensor, self.threads = tvm.runtime.tensor, threads
+
+    def __call__(self, frame, state):
+        """One step.
+
+        Parameters
+        ----------
+        frame : float32 [1, 3, h, w], contiguous
+        state : dict
+            Caches by name, in execution order: float32 [1, fold, h, w].
+
+        Returns
+        -------
+        (float32 [classes], dict)
+            Logits, and the next caches.
+        """
+        with StepLibrary._lock:
+            if StepLibrary._pool != self.threads:
+                self._configure(1, self.threads)  # 1: the fast cores first
+                StepLibrary._pool = self.threads
+            out = self._run(self._tensor(frame), *(self._tensor(value) for value in state.values()))
+            logits, *caches = (np.array(value.numpy()) for value in out)
+        return logits[0], dict(zip(state, caches))
+
+
+class TvmLibraryModel(Model):
+    """A bundle's model_tvm.so in TVM's virtual machine.
+
+    Raises
+    ------
+    MissingComponentError, BundleError
+    """
+
+    backend = "tvm"
+
+    def __init__(self, bundle, threads=None):
+        super().__init__(bundle.manifest)
+        import_runtime()
+        reason = unfit(bundle, LIBRARY)
+        if reason:
+            raise BundleError("the bundle's library for TVM cannot run here", found=reason, expected="a library for this machine",
+                              do="pass backend='onnxruntime', or export for this machine: tsm-export --target host --runtime tvm")
+        path = Path(mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1]))
+        self.bundle, self.threads = bundle, threads or bundle.manifest["threads"]
+        try:
+            self._step = StepLibrary(path, self.threads)
+        finally:
+            if path.parent.name.startswith("tsm-library-"):
+                shutil.rmtree(path.parent, ignore_errors=True)  # the mapping stays
+        self._try()
+
+    def _try(self):
+        """One step: does the library belong to the manifest?"""
+        zeros = {name: np.zeros(shape, np.float32) for name, shape in self.cache_shapes.items()}
+        try:
+            logits, caches = self._step(np.zeros(self.input_shape, np.float32), zeros)
+            found = logits.shape, {name: value.shape for name, value in caches.items()}
+        except Exception as error:  # TVM's errors have no common base
+            found = str(error)[:300]
+        if found != ((len(self.classes),), self.cache_shapes):
+            raise BundleError("library and manifest do not belong together", found=str(found)[:300],
+                              expected=f"{len(self.classes)} logits and {len(self.cache_shapes)} caches as in the manifest",
+                              do="export the bundle again")
+
+    def _stream(self, colour, max_gap_seconds, fps):
+        stream = EngineStream(self, self._step, colour, max_gap_seconds, fps)
+        stream.threads = self.threads
+        return stream

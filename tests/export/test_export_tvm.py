@@ -1,0 +1,232 @@
+"""--runtime tvm: our kernels in a library for TVM's own runtime, from the export to the loaded model."""
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
+pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+pytest.importorskip("ziglang", reason="ziglang (extra [export]) is not installed")
+from torch import nn  # noqa: E402
+
+import tsm_edge  # noqa: E402
+from tsm_edge.errors import BundleError, CheckFailedError, InputError, MissingComponentError  # noqa: E402
+from tsm_edge.export import export_bundle, relax  # noqa: E402
+from tsm_edge.export.elf import read_elf  # noqa: E402
+from tsm_edge.export.report import lines  # noqa: E402
+from tsm_edge.export.targets import TARGETS  # noqa: E402
+from tsm_edge.manifest import Manifest, validate  # noqa: E402
+from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
+from tsm_edge.shift import insert_shifts, set_segments  # noqa: E402
+
+SIZE, ODD = (64, 48), (35, 27)
+LIBRARY = "model_tvm.so"
+
+
+class Odd(nn.Module):
+    """Odd sizes and channel counts, a residual connection, an activation that no kernel of ours has."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 19, 3, 2, 1), nn.ReLU6())
+        self.a = nn.Sequential(nn.Conv2d(19, 38, 1), nn.ReLU6(), nn.Conv2d(38, 38, 3, 1, 1, groups=38), nn.Conv2d(38, 19, 1))
+        self.b = nn.Conv2d(19, 19, 3, 1, 1)
+        self.fc = nn.Linear(19, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x + self.a(x)
+        x = x + torch.tanh(self.b(x))
+        return self.fc(x.mean((2, 3)))
+
+
+def odd_net():
+    torch.manual_seed(0)
+    net = Odd()
+    insert_shifts(net, lambda name, block: name in ("a", "b"))
+    return make_sensitive(net, 3, image_like_frames(16, ODD, 3))
+
+
+def small_mobilenet():
+    torch.manual_seed(0)
+    net = tsm_edge.create_model("mobilenet_v2", num_classes=5, width=0.25, input_size=64).eval()
+    return make_sensitive(net, 0, image_like_frames(16, SIZE, 0))
+
+
+NETWORKS = {"mobilenet": (small_mobilenet, SIZE, 5), "odd": (odd_net, ODD, 3)}
+
+
+def export(name, output, **options):
+    torch.set_num_threads(1)
+    make, size, classes = NETWORKS[name]
+    return export_bundle(make(), options.pop("target", "host"), output, input_size=size, trained=False, name=name,
+                         classes=[f"class {i}" for i in range(classes)], runtime="tvm", **options)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made(request, tmp_path_factory):
+    return export(request.param, tmp_path_factory.mktemp("made") / request.param)
+
+
+def test_the_library_is_proven_like_the_native_one(made):
+    checks = {check["name"]: check for check in made.manifest["verification"]["checks"]}
+    assert made.manifest["verification"]["status"] == "passed" and made.manifest["runtime"] == "tvm"
+    check = checks["TVM library vs torch"]
+    assert check["status"] == "passed" and check["frames"] == 16 and "virtual machine" in check["detail"]
+    assert check["max_abs_diff"] <= check["tolerance"] == checks["library vs torch"]["tolerance"]
+    assert any("TVM library vs torch" in line and "passed" in line for line in lines(made.report))
+    assert LIBRARY in (made.path / "README.md").read_text()
+
+
+def test_logits_and_caches_are_torchs_over_chained_frames(made):
+    make, size, _ = NETWORKS[made.manifest["name"]]
+    inputs = image_like_frames(8, size, 99)
+    with torch.no_grad():
+        expected = set_segments(make().eval(), 8)(torch.from_numpy(inputs)).numpy()
+    stream = tsm_edge.load(made.path, backend="tvm").stream()
+    native = tsm_edge.load(made.path, backend="native").stream()
+    for frame, logits in zip(inputs, expected):
+        ours, theirs = stream.step_tensor(frame[None]), native.step_tensor(frame[None])
+        assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(expected).max())
+        assert np.abs(ours - theirs).max() <= 1e-5 * max(1, np.abs(theirs).max())
+        mine, other = stream.state(), native.state()
+        assert list(mine) == list(other) == [cache["name"] for cache in made.manifest["caches"]]
+        for name, values in mine.items():
+            np.testing.assert_allclose(values, other[name], rtol=0, atol=1e-5 * max(1, np.abs(other[name]).max()))
+    assert np.ptp(expected, axis=0).max() > 0.1
+
+
+def test_the_kernels_inside_are_those_of_the_native_library(made):
+    told, elf = made.manifest["tvm"], read_elf(made.path / LIBRARY)
+    exported = {name[len("__tvm_ffi_"):] for name in elf.exported() if name.startswith("__tvm_ffi_")}
+    assert exported - {"main", "_library_bin"} == set(told["functions"])
+    ends = 1 + 2 * len(made.manifest["caches"])  # the frame and each cache change layout on the way in, caches on the way out
+    assert {kind: n for kind, n in told["kernels"].items() if kind != "layout"} == \
+        {kind: n for kind, n in made.report.kernels.items() if kind != "layout"}
+    assert told["kernels"]["layout"] == made.report.kernels.get("layout", 0) + ends
+    assert told["fallbacks"] == made.report.fallbacks == (["Tanh"] if made.manifest["name"] == "odd" else [])
+    assert told["kernels"].get("fallback", 0) == len(told["fallbacks"])
+    assert any(name.startswith("inverted_residual_") for name in told["functions"])
+
+
+def test_other_numbers_of_threads_give_the_same(made):
+    size = NETWORKS[made.manifest["name"]][1]
+    inputs = image_like_frames(3, size, 5)
+    streams = [tsm_edge.load(made.path, backend="tvm", threads=threads).stream() for threads in (1, 2)]
+    for frame in inputs:
+        first, second = (stream.step_tensor(frame[None]) for stream in streams)
+        np.testing.assert_array_equal(first, second)
+    assert [stream.threads for stream in streams] == [1, 2]
+
+
+def test_tsm_verify_replays_it(made):
+    done = subprocess.run([sys.executable, "-m", "tsm_edge.runtimes.verify", str(made.path), "--backend", "tvm", "--json"],
+                          capture_output=True, text=True)
+    report = json.loads(done.stdout)
+    assert done.returncode == 0 and report["backend"] == "tvm" and report["status"] == "passed" and not report["note"]
+
+
+def test_a_benchmark_shows_it_beside_the_native_library(made):
+    from tsm_edge.benchmarks.engines import with_tvm
+    from tsm_edge.runtimes.bundle import open_bundle
+
+    assert with_tvm(open_bundle(made.path), []) == ["tvm"]
+    assert with_tvm(open_bundle(made.path), ["tvm", "onnxruntime"]) == ["tvm", "onnxruntime"]
+
+
+def test_a_library_of_another_network_is_refused(made, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(made.path, other)
+    manifest = json.loads((other / "manifest.json").read_text())
+    manifest["classes"].append("one more")
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="do not belong together"):
+        tsm_edge.load(other, backend="tvm")
+    (other / LIBRARY).unlink()  # it is mapped
+    (other / LIBRARY).write_bytes(b"\x7fELF" + bytes(100))
+    entry = next(e for e in manifest["files"] if e["path"] == LIBRARY)
+    entry.update(size=104, sha256=hashlib.sha256(b"\x7fELF" + bytes(100)).hexdigest())
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="cannot run here|cannot be loaded"):
+        tsm_edge.load(other, backend="tvm")
+
+
+def test_without_tvm_the_package_to_install_is_named(made, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tvm", None)
+    with pytest.raises(MissingComponentError) as error:
+        tsm_edge.load(made.path, backend="tvm")
+    assert "apache-tvm" in error.value.expected and error.value.exit_code == 2
+
+
+def test_a_tvm_library_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
+    original = relax.make_plan
+
+    def wrong(calls, program, placing):
+        plan = original(calls, program, placing)
+        values = np.frombuffer(plan.weights, np.float32).copy()
+        values[np.abs(values) > 1e-3] *= 1.01
+        return type(plan)(plan.calls, plan.caches, plan.arena_bytes, plan.cache_bytes, values.tobytes())
+
+    monkeypatch.setattr(relax, "make_plan", wrong)
+    with pytest.raises(CheckFailedError) as error:
+        export("odd", tmp_path / "b")
+    assert "TVM library vs torch" in error.value.problem and not (tmp_path / "b").exists()
+
+
+def test_for_a_board_it_is_linked_but_never_called_passed(tmp_path, monkeypatch):
+    from tsm_edge.export import replay
+
+    monkeypatch.setattr(replay.shutil, "which", lambda name: None)  # the native library is not the matter here
+    bundle = export("odd", tmp_path / "b", target="jetson-nano")
+    check = bundle.manifest["verification"]["checks"][-1]
+    assert check["name"] == "TVM library vs torch" and check["status"] == "not executed"
+    assert bundle.manifest["verification"]["status"] == "not executed" and bundle.report.verdict().startswith("NOT VERIFIED")
+    elf = read_elf(tmp_path / "b" / LIBRARY)
+    assert elf.machine == "aarch64" and elf.soname == LIBRARY and not elf.rpath
+    with pytest.raises(BundleError) as error:
+        tsm_edge.load(tmp_path / "b", backend="tvm")
+    assert "aarch64" in error.value.found
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--target", "android-arm64", "--runtime", "tvm"], "android-arm64"),
+    (["--target", "raspberry-pi-5", "--runtime", "tvm", "--precision", "fp16"], "fp16"),
+    (["--target", "host", "--runtime", "tmv"], "tvm"),
+])
+def test_what_cannot_be_is_refused_by_name(options, words, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "tsm_edge.export.cli", "--random-weights", "--output", str(tmp_path / "b"), *options],
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and words in done.stderr
+    assert all(part in done.stderr for part in ("found:", "expected:", "do:")) and not (tmp_path / "b").exists()
+
+
+def test_targets_without_a_shared_library_are_refused_in_python_too(tmp_path):
+    static = next(target.name for target in TARGETS.values() if target.link == "static")
+    with pytest.raises(InputError) as error:
+        export("odd", tmp_path / "b", target=static)
+    assert static in error.value.problem and not (tmp_path / "b").exists()
+
+
+def test_a_manifest_without_a_runtime_is_a_native_one_and_others_are_checked(made):
+    good = made.manifest
+    old = {key: value for key, value in good.items() if key not in ("runtime", "tvm")}
+    assert validate(old) is old and Manifest(good).data["runtime"] == "tvm"
+    for change in ({"runtime": "cuda"}, {"tvm": None}, {"tvm": dict(good["tvm"], library="other.so")}):
+        with pytest.raises(BundleError):
+            validate(dict(good, **change))
+
+
+def test_blocks_are_shared_only_by_what_is_never_alive_together():
+    spans = [("a", 100, 0, 2), ("b", 50, 1, 3), ("c", 80, 3, 4), ("d", 10, 4, 5), ("e", 200, 6, 6)]
+    offsets, total = relax.place_in_blocks(spans)
+    lives = {key: (size, first, last) for key, size, first, last in spans}
+    for one, (size, first, last) in lives.items():
+        assert offsets[one] % 64 == 0 and offsets[one] + size <= total
+        for other, (_, since, until) in lives.items():
+            if one != other and first <= until and since <= last:
+                assert offsets[one] != offsets[other] and not offsets[one] < offsets[other] < offsets[one] + size
+    assert len(set(offsets.values())) < len(spans)
