@@ -1,6 +1,7 @@
 """A bundle's library for TVM's runtime: our compiled kernels, called by TVM's virtual machine."""
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -18,6 +19,10 @@ LIBRARY, ENTRY = "model_tvm.so", "main"
 def import_runtime():
     """The module tvm, with its runtime and virtual machine.
 
+    TVM reads its thread pool's settings from the environment when the first step runs. Unless somebody has set them: it shall
+    not bind the caller to a core (all threads made later, other engines' too, would share that one), and may use all CPUs (by
+    itself it takes half of them on a PC); how many it does use is said for each model.
+
     Raises
     ------
     MissingComponentError
@@ -28,6 +33,8 @@ def import_runtime():
     except ImportError as error:
         raise MissingComponentError("the tvm back end is not installed", found=str(error), expected="the package apache-tvm",
                                     do="pip install 'tsm-edge[export]', or apache-tvm alone") from error
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+    os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
     return tvm
 
 
@@ -38,15 +45,14 @@ class StepLibrary:
     ----------
     path : path
     threads : int
-        TVM has one pool of threads in a process: the number given last holds for all of its libraries.
+        Of one step.
 
     Raises
     ------
     MissingComponentError, BundleError
     """
 
-    # of the whole process, as TVM's pool is; and a virtual machine runs one step at a time
-    _lock, _pool = threading.Lock(), 0
+    _pool = threading.local()  # TVM has a pool of workers for each thread that calls it: how many of them work
 
     def __init__(self, path, threads=1):
         tvm = import_runtime()
@@ -59,6 +65,7 @@ class StepLibrary:
                               do="install the release of apache-tvm in the manifest's toolchain, or export again") from error
         self._configure = tvm.get_global_func("runtime.config_threadpool")
         self._tensor, self.threads = tvm.runtime.tensor, threads
+        self._lock = threading.Lock()  # the virtual machine runs one step at a time
 
     def __call__(self, frame, state):
         """One step.
@@ -74,10 +81,10 @@ class StepLibrary:
         (float32 [classes], dict)
             Logits, and the next caches.
         """
-        with StepLibrary._lock:
-            if StepLibrary._pool != self.threads:
+        with self._lock:
+            if getattr(self._pool, "threads", 0) != self.threads:
                 self._configure(1, self.threads)  # 1: the fast cores first
-                StepLibrary._pool = self.threads
+                self._pool.threads = self.threads
             out = self._run(self._tensor(frame), *(self._tensor(value) for value in state.values()))
             logits, *caches = (np.array(value.numpy()) for value in out)
         return logits[0], dict(zip(state, caches))

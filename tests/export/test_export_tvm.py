@@ -123,6 +123,15 @@ def test_other_numbers_of_threads_give_the_same(made):
     assert [stream.threads for stream in streams] == [1, 2]
 
 
+def test_the_caller_is_not_bound_to_a_core(made):
+    """TVM would bind the calling thread when its pool starts, and every thread made later with it."""
+    code = ("import os, sys, numpy, tsm_edge; before = os.sched_getaffinity(0)\n"
+            "stream = tsm_edge.load(sys.argv[1], backend='tvm', threads=2).stream()\n"
+            "stream.step_tensor(numpy.zeros(stream.model.input_shape, 'float32'))\n"
+            "assert os.sched_getaffinity(0) == before")
+    subprocess.run([sys.executable, "-c", code, str(made.path)], check=True)
+
+
 def test_tsm_verify_replays_it(made):
     done = subprocess.run([sys.executable, "-m", "tsm_edge.runtimes.verify", str(made.path), "--backend", "tvm", "--json"],
                           capture_output=True, text=True)
