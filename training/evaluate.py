@@ -32,6 +32,7 @@ def parser():
     p.add_argument("--root", help="folder that the paths of a list file start from")
     p.add_argument("--split", default="test", help="rendered gestures: train, val or test (test)")
     p.add_argument("--clips-per-class", type=int, default=20, help="rendered gestures (20)")
+    p.add_argument("--clip-size", type=int, default=240, help="rendered gestures: pixels a side; scaled down as a camera's are (240)")
     p.add_argument("--frames", type=int, default=0, help="frames of a clip (0: as the network was trained)")
     p.add_argument("--backend", help="native, onnxruntime or torch")
     p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
@@ -58,9 +59,10 @@ def main(argv=None):
 def _main(argv):
     args = parser().parse_args(argv)
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-    if args.clips_per_class < 1 or args.frames < 0 or args.stream < 0:
-        raise InputError("a number cannot be used", found=f"--clips-per-class {args.clips_per_class} --frames {args.frames} "
-                         f"--stream {args.stream:g}", expected="at least one clip, no negative numbers", do="pick others")
+    if args.clips_per_class < 1 or args.frames < 0 or args.stream < 0 or args.clip_size < 16:
+        raise InputError("a number cannot be used", found=f"--clips-per-class {args.clips_per_class} --clip-size {args.clip_size} "
+                         f"--frames {args.frames} --stream {args.stream:g}",
+                         expected="at least one clip and 16 pixels, no negative numbers", do="pick others")
     if args.tune_events and not args.stream:
         raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
     model = open_model(args)
@@ -80,7 +82,7 @@ def _main(argv):
     if args.stream:
         if args.tune_events:
             result["events"] = _tune_events(args, model, clips)
-        stream = streams.rendered(model, args.stream, args.seed, args.split) if args.data == "gestures" \
+        stream = streams.rendered(model, args.stream, picture_size(args, model), args.seed, args.split) if args.data == "gestures" \
             else streams.joined(model, clips, args.stream, args.seed)
         result["stream"] = stream.figures(model.manifest["events"])
     if args.confusion:
@@ -123,7 +125,7 @@ def _tune_events(args, model, clips):
     from ..checkpoints import load_checkpoint, save_checkpoint
 
     seed = args.seed + 1
-    stream = streams.rendered(model, args.stream, seed, "val") if args.data == "gestures" else \
+    stream = streams.rendered(model, args.stream, picture_size(args, model), seed, "val") if args.data == "gestures" else \
         streams.joined(model, clips, args.stream, seed)
     settings, figures = stream.best_settings(model.manifest["events"])
     model.manifest["events"] = settings
@@ -183,8 +185,7 @@ def _clips(args, model):
             raise InputError("the rendered gestures do not know the model's classes", found=", ".join(unknown[:4]),
                              expected="Jester's labels", do="evaluate on clips of your own: --data FOLDER")
         seconds = frames / fps if fps else 3.0
-        size = (round(model.manifest["input"]["width"] * 256 / 224), round(model.manifest["input"]["height"] * 256 / 224))
-        data = GestureDataset(args.split, args.clips_per_class, model.classes, frames, size, seconds, args.seed)
+        data = GestureDataset(args.split, args.clips_per_class, model.classes, frames, picture_size(args, model), seconds, args.seed)
         return Clips(lambda i: data[i][0], [i % len(model.classes) for i in range(len(data))], model.classes, frames / seconds)
     from .datasets import ClipDataset
     from .layouts import find_items
@@ -199,6 +200,12 @@ def _clips(args, model):
         raise InputError(f"no clip of {args.data} can be read", found=f"{len(data)} unreadable", expected="readable clips",
                          do="check the path")
     return Clips(lambda i: data[good[i]][0], [items[i].label for i in good], classes, fps or 12.0)
+
+
+def picture_size(args, model):
+    """(width, height) of rendered pictures: --clip-size on the shorter side, in the shape of the model's input."""
+    w, h = model.manifest["input"]["width"], model.manifest["input"]["height"]
+    return round(args.clip_size * max(1, w / h)), round(args.clip_size * max(1, h / w))
 
 
 def step_logits(model, clips, *, backwards=False):

@@ -46,19 +46,32 @@ class Stream:
         return tried[best], results[best]
 
 
-def rendered(model, seconds, seed=0, split="test"):
-    """A rendered stream of joined gestures with rest between them, stepped by a model."""
+def rendered(model, seconds, size, seed=0, split="test"):
+    """A rendered stream of joined gestures with rest between them, pictures of `size` (w, h), stepped by a model.
+
+    Every minute another performer goes on before another background, so that one scene does not decide the figures.
+    """
     from .gestures import SPLITS, Performer
     from .gestures_labels import BACKGROUND_CLASSES
 
     fps = model.manifest.get("stream", {}).get("fps") or 12.0
-    side = model.manifest["input"]
-    size = (round(side["width"] * 256 / 224), round(side["height"] * 256 / 224))
     gestures = [c for c in model.classes if c not in BACKGROUND_CLASSES]
     order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds) + 1) % len(gestures))
-    performer = Performer([gestures[i] for i in order], size, fps, SPLITS[split][0] + 7_000_000 + seed)
-    logits = _step(model, itertools.islice(performer, round(seconds * fps)))
-    return Stream(logits, performer.intervals, model.classes, fps)
+    frames, intervals = round(seconds * fps), []
+    logits, stream = [], model.stream(max_gap_seconds=0, fps=0)
+    scene_frames, scenes = round(60 * fps), itertools.count()
+    while len(logits) < frames:
+        scene = next(scenes)
+        mine = [gestures[i] for i in np.roll(order, -scene * 20)]
+        performer, begin = Performer(mine, size, fps, SPLITS[split][0] + 7_000_000 + 1000 * seed + scene), len(logits)
+        for frame in performer:
+            logits.append(_step(stream, frame))
+            at_rest = (len(logits) - begin) / fps > performer.intervals[-1]["finish"] if performer.intervals else True
+            if len(logits) - begin >= scene_frames and at_rest or len(logits) >= frames:
+                break
+        intervals += [{**t, "start": t["start"] + begin / fps, "end": t["end"] + begin / fps} for t in performer.intervals]
+    stream.close()
+    return Stream(np.array(logits, np.float32), intervals, model.classes, fps)
 
 
 def joined(model, clips, seconds, seed=0):
@@ -77,7 +90,10 @@ def joined(model, clips, seconds, seed=0):
                 if count >= seconds * fps:
                     return
 
-    return Stream(_step(model, frames()), intervals, model.classes, fps)
+    stream = model.stream(max_gap_seconds=0, fps=0)
+    logits = [_step(stream, frame) for frame in frames()]
+    stream.close()
+    return Stream(np.array(logits, np.float32), intervals, model.classes, fps)
 
 
 def sentence(figures):
@@ -89,11 +105,8 @@ def sentence(figures):
             f"median delay from the gesture's end {delay}")
 
 
-def _step(model, frames):
-    stream = model.stream(max_gap_seconds=0, fps=0)
-    logits = [np.array(stream.step(np.ascontiguousarray(frame)).logits) for frame in frames]
-    stream.close()
-    return np.array(logits, np.float32)
+def _step(stream, frame):
+    return np.array(stream.step(np.ascontiguousarray(frame)).logits)
 
 
 def _matched(intervals, found, length):

@@ -123,6 +123,8 @@ def _main(argv):
     options = Options(**{k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__})
     record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every", "threads")}
     settings = {k: v for k, v in record.items() if k not in ("output", *Options.__dataclass_fields__)}
+    for name in ("init", "output", "data", "val_data", "root", "classes"):  # the checkpoint tells of its files, not of whose folders
+        record[name] = record[name] and Path(record[name]).name
     say("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
     say(f"{len(data)} training clips, {len(val) if val else 0} validation clips, {len(classes)} classes, {fps:.3g} frames a second; {note}")
     if args.mixed_precision and not device.startswith("cuda"):
