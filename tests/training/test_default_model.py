@@ -1,0 +1,89 @@
+"""The model that comes with the package, on clips and backgrounds that it has not seen."""
+import json
+
+import numpy as np
+import pytest
+
+for _name in ("torch", "cv2"):
+    pytest.importorskip(_name, reason=f"{_name} (extra [train]) is not installed")
+
+import tsm_edge  # noqa: E402
+from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
+from tsm_edge.default import find_default  # noqa: E402
+from tsm_edge.training import evaluate as ev  # noqa: E402
+from tsm_edge.training.gestures import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
+from tsm_edge.training.networks import open_network  # noqa: E402
+from tsm_edge.training.scores import clip_logits  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def model():
+    import torch
+
+    torch.set_num_threads(1)
+    return tsm_edge.load(find_default())
+
+
+@pytest.fixture(scope="module")
+def held_out(model):
+    """Six clips a class of the test split, other seeds than the figures of the model card."""
+    data = GestureDataset("test", 6, model.classes, 10, (160, 160), 2.5, seed=3)
+    items = [data[i] for i in range(len(data))]
+    return ev.Clips(lambda i: items[i][0], [label for _, label in items], model.classes, 4.0)
+
+
+def test_it_is_small_enough_to_ship_and_says_where_it_comes_from(model):
+    assert find_default().stat().st_size < 6e6
+    info = load_checkpoint(find_default()).info
+    assert info["trained"] and info["shift"] == "online" and len(model.classes) >= 12
+    assert not any("/" in str(value) for value in info["training"].values())
+
+
+def test_it_recognises_clips_it_has_not_seen_and_steps_as_it_was_trained(model, held_out):
+    stepped = clip_logits(ev.step_logits(model, held_out)).argmax(1)
+    whole = clip_logits(ev.clip_forward(open_network(find_default()), held_out)).argmax(1)
+    right = stepped == held_out.labels
+    assert right.mean() > 0.88, f"{right.mean():.2%} of {len(right)}"  # 95 % over a thousand clips
+    assert (stepped == whole).mean() > 0.99
+    swipes = [i for i, c in enumerate(held_out.labels) if model.classes[c].startswith("Swiping")]
+    assert right[swipes].mean() > 0.9
+
+
+def test_a_swipe_played_backwards_is_the_other_swipe(model, held_out):
+    index = {name: i for i, name in enumerate(model.classes)}
+    some = [i for i, c in enumerate(held_out.labels) if model.classes[c] in ("Swiping Left", "Swiping Right")]
+    turned = ev.Clips(lambda i: held_out.read(some[i]), held_out.labels[some], model.classes, 4.0)
+    found = clip_logits(ev.step_logits(model, turned, backwards=True)).argmax(1)
+    other = {index["Swiping Left"]: index["Swiping Right"], index["Swiping Right"]: index["Swiping Left"]}
+    assert np.mean([a == other[c] for a, c in zip(found, turned.labels)]) >= 0.9
+
+
+def test_rest_is_no_event_and_a_gesture_is_one(model):
+    from tsm_edge.runtimes.events import GestureEvents
+
+    def events(label, seed):
+        stream, made = model.stream(max_gap_seconds=0, fps=0), GestureEvents.of(model, 4.0)
+        clip = render_clip(label, 16, (160, 160), SPLITS["test"][0] + seed, 4.0)
+        return [e.label for f in clip for e in made.update(stream.step(f)) if e.kind == "start"]
+
+    assert [events("No gesture", seed) for seed in range(4)] == [[]] * 4
+    names = [name for name in model.classes if name not in BACKGROUND_CLASSES]
+    right = [events(name, 40) == [name] for name in names]
+    assert np.mean(right) > 0.75, [name for name, good in zip(names, right) if not good]
+
+
+def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
+    """gestures video, export without a checkpoint, demo: as in the README, for this machine."""
+    for name in ("onnx", "onnxruntime", "tvm"):
+        pytest.importorskip(name, reason=f"{name} (extra [export]) is not installed")
+    from tsm_edge.demo import cli as demo
+    from tsm_edge.export import cli as export
+    from tsm_edge.training import gestures_cli
+
+    video, bundle, log = (str(tmp_path / name) for name in ("clip.mp4", "host", "events.jsonl"))
+    made = ["video", "--label", "swiping-left", "--split", "test", "--size", "640x480", "--output", video]
+    assert gestures_cli._main(made) == 0
+    assert export._main(["--target", "host", "--output", bundle]) == 0
+    assert demo._main([bundle, "--source", video, "--headless", "--events", log]) == 0
+    starts = [event for event in map(json.loads, open(log)) if event["event"] == "start"]
+    assert [event["label"] for event in starts] == ["Swiping Left"]
