@@ -150,7 +150,7 @@ class Mnn(Peer):
     def __init__(self, model, workdir, threads):
         MNN = _need("MNN", self.package)
         target = workdir / "model.mnn"
-        _convert([sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX", "--modelFile", str(model.onnx_path),
+        _convert([sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX", "--modelFile", str(Path(model.onnx_path).resolve()),
                   "--MNNModel", str(target), "--bizCode", "tsm"], workdir, target, self.name)
         self.MNN, self.nn = MNN, MNN.nn
         manager = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high", "numThread": threads},))
