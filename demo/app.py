@@ -35,7 +35,8 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirror=False, silence=SILENCE_SECONDS):
+def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirror=False, silence=SILENCE_SECONDS,
+        attention=None):
     """Run a model over a source until it ends.
 
     Parameters
@@ -53,6 +54,8 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
         Show and record the picture mirrored; the network sees it as it is.
     silence : float
         Seconds without a frame after which a live source is lost.
+    attention : Heat or None
+        Draws where the network looks; the model is then one of the torch back end.
 
     Returns
     -------
@@ -60,7 +63,7 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
     """
     stream = model.stream("BGR")
     events = GestureEvents.of(model, source.fps)
-    painter = _Painter(model, mirror) if window or recorder else None
+    painter = _Painter(model, mirror, attention) if window or recorder else None
     stages, begin, last_frame = Stages(), time.monotonic(), time.monotonic()
     taken = frames = skipped = resets = 0
     reason = "end of file"
@@ -91,7 +94,7 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
                     log.write(event)
             if painter:
                 drawn = time.perf_counter()
-                picture = painter.paint(frame, result, events)
+                picture = painter.paint(frame, result, events, stream)
                 stages.add("overlay", (time.perf_counter() - drawn) * 1e3)
                 if recorder:
                     drawn = time.perf_counter()
@@ -128,12 +131,12 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
 class _Painter:
     """Makes the View of each frame."""
 
-    def __init__(self, model, mirror):
-        self._overlay, self._mirror = Overlay(model.classes), mirror
+    def __init__(self, model, mirror, attention):
+        self._overlay, self._mirror, self._attention = Overlay(model.classes), mirror, attention
         self._trained = bool(model.manifest.get("trained", False))
         self._camera, self._model, self._step_ms, self._last = Rate(), Rate(), 0.0, None
 
-    def paint(self, frame, result, events):
+    def paint(self, frame, result, events, stream):
         """A copy of the frame with everything drawn over it."""
         now = time.monotonic()
         self._camera.tick(frame.taken)
@@ -148,10 +151,12 @@ class _Painter:
             note = f"last: {self._last[0]}, {frame.time - self._last[1]:.0f} s ago"
         else:
             note = ""
-        image = frame.image[:, ::-1] if self._mirror else frame.image
-        image = np.array(image, order="C")  # the source may use its buffer again
+        image = np.array(frame.image, order="C")  # the source may use its buffer again
+        looks_for = self._attention.paint(image, stream.attention(), result) if self._attention else ""
+        if self._mirror:
+            image = np.ascontiguousarray(image[:, ::-1])
         view = View(active.label if active else events.label, active is not None, note, events.scores, self._camera.value,
-                    self._model.value, self._step_ms, self._trained)
+                    self._model.value, self._step_ms, self._trained, looks_for)
         return self._overlay.draw(image, view)
 
 

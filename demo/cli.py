@@ -4,11 +4,12 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from pathlib import Path
 
 from tsm_edge import cli
 from tsm_edge.default import default_checkpoint
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes import BACKENDS, load
+from tsm_edge.runtimes import BACKENDS, CHECKPOINTS, load
 from tsm_edge.runtimes.sources import add_options, asked_for, masked, open_source
 
 EPILOG = """sources (the words of jetson-inference):
@@ -22,6 +23,8 @@ examples:
   tsm-demo dist/nano --source clip.mp4 --headless --output out.mp4 --events events.jsonl
   tsm-demo dist/nano --source csi://0 --input-width 1280 --input-height 720 --input-flip rotate-180
   tsm-demo dist/nano --source test://swiping-left --headless --events - --max-frames 100
+  tsm-demo mine.pth --source 0 --attention                    where the network looks; needs a checkpoint or the default model
+  tsm-demo --source clip.mp4 --attention-class "Swiping Left" --headless --output heat.mp4
 
 keys: Q or Esc ends, F switches full screen
 
@@ -43,8 +46,25 @@ def _parser():
     parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
+    parser.add_argument("--attention", action="store_true",
+                        help="show as heat over the picture where the network sees the likeliest class of this frame (checkpoints only)")
+    parser.add_argument("--attention-class", metavar="NAME", help="the same for one class, whatever comes first")
     add_options(parser)
     return parser
+
+
+def _check_attention(options):
+    """Refuse attention where it cannot be had, before anything is opened."""
+    path = Path(options.bundle) if options.bundle else None
+    if path and path.exists() and not (path.is_file() and path.suffix in CHECKPOINTS):
+        raise InputError("attention needs the network's last feature map", found=f"{path}, which gives logits only",
+                         expected="a checkpoint (.pth, .pth.tar, .pt)", do="pass the checkpoint it was made from")
+    if options.backend not in (None, "torch"):
+        raise InputError(f"the {options.backend} back end gives no attention", found=f"--backend {options.backend}",
+                         expected="torch", do="leave --backend out")
+    if options.headless and not options.output:
+        raise InputError("there is no picture to show attention in", found="--headless without --output",
+                         expected="a window or a film", do="add --output heat.mp4, or leave --headless out")
 
 
 def _say(text):
@@ -57,16 +77,22 @@ def _main(argv):
         raise InputError("--max-frames cannot be used", found=str(options.max_frames), expected="1 or more",
                          do="leave it out for no limit")
     shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
-             "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip}
+             "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip,
+             "attention": options.attention_class or options.attention}
     _say(f"tsm-demo {options.bundle or 'with the default model'} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
 
+    attention = options.attention or options.attention_class is not None
+    if attention:
+        _check_attention(options)
     from .app import quiet_threads, run
+    from .attention import Heat
     from .record import EventLog, VideoRecorder
     from .rendered import TestSource
     from .timing import print_summary
     from .window import Window
 
     model = load(options.bundle or default_checkpoint(), options.backend, options.threads)
+    heat = Heat(model, options.attention_class) if attention else None
     window = None if options.headless else Window()
     quiet_threads()
     source = open_source(options.source, **asked_for(options), rendered=TestSource)
@@ -86,7 +112,7 @@ def _main(argv):
     previous = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
         outcome = run(model, source, log=log, window=window, recorder=recorder, max_frames=options.max_frames,
-                      mirror=options.mirror)
+                      mirror=options.mirror, attention=heat)
     finally:
         signal.signal(signal.SIGTERM, previous)
     rate = outcome.frames / outcome.seconds if outcome.seconds > 0 else 0.0

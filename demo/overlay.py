@@ -17,6 +17,7 @@ class View(NamedTuple):
 
     label : the smoothed label. active : a gesture is going on. note : a small line under the label.
     scores : float [classes], smoothed. camera_fps, model_fps, step_ms : 0 where not known. trained : bool.
+    looks_for : the class whose attention is drawn, "" for none.
     """
 
     label: str
@@ -27,6 +28,7 @@ class View(NamedTuple):
     model_fps: float
     step_ms: float
     trained: bool
+    looks_for: str = ""
 
 
 class Pen:
@@ -90,6 +92,12 @@ class Pen:
             part[:] = cv2.addWeighted(part, alpha, under, 1 - alpha, 0)
 
 
+def heat_colours(strength):
+    """uint8 [h, w] -> uint8 [h, w, 3] BGR: dark violet over red to light yellow, each step as bright as it is strong."""
+    cv2 = import_cv2()
+    return cv2.applyColorMap(strength, cv2.COLORMAP_INFERNO)
+
+
 class Overlay:
     """Draws a View over frames, in place.
 
@@ -128,7 +136,7 @@ class Overlay:
         x, top, height = gap, gap, 26 * unit
         space = 14 * unit
         pen.pill(image, x, top, x + sum(widths) + space * (len(parts) + 1), top + height, PANEL, 0.66)
-        base = top + height * 0.69
+        base, lowest = top + height * 0.69, top + height
         x += space
         for (name, value), column in zip(parts, widths):
             pen.text(image, name, x, base, size, GREY)
@@ -140,9 +148,22 @@ class Overlay:
             banner = pen.width(text, size, True) + 2 * space
             beside = x + gap + banner <= width - gap
             right, y = width - gap, top if beside else top + height + gap / 2
+            lowest = y + height
             text, size = pen.fit(text, size, room - 2 * space, True)
             pen.pill(image, right - pen.width(text, size, True) - 2 * space, y, right, y + height, AMBER, 0.92)
             pen.text(image, text, right - space, y + height * 0.69, size, (20, 20, 20), bold=True, align="right")
+        if view.looks_for:
+            self._legend(image, view.looks_for, gap, lowest + gap / 2, unit, width)
+
+    def _legend(self, image, name, left, top, unit, width):
+        """What the heat over the picture means: from none to the most evidence for a class."""
+        pen, space, height, ramp = self.pen, 14 * unit, 26 * unit, int(64 * unit)
+        text, size = pen.fit(f"evidence for {name}", 14 * unit, width - 2 * left - 3 * space - ramp)
+        right = left + 3 * space + pen.width(text, size) + ramp
+        pen.pill(image, left, top, right, top + height, PANEL, 0.66)
+        pen.text(image, text, left + space, top + height * 0.69, size, WHITE)
+        x, y, thick = int(right - space - ramp), int(top + height * 0.36), max(2, int(height * 0.28))
+        image[y:y + thick, x:x + ramp] = heat_colours(np.linspace(0, 255, ramp).astype(np.uint8)[None])
 
     def _panel(self, image, view, unit, gap, width, height, wide):
         pen = self.pen

@@ -159,6 +159,24 @@ class Stream:
         """
         raise NotImplementedError
 
+    def attention(self):
+        """Where the network looked in the last step: evidence for every class at every place of the network's input.
+
+        Returns
+        -------
+        float32 [classes, h, w]
+            On the grid of the last feature map; its mean over h, w plus the classifier's bias is the logit.
+
+        Raises
+        ------
+        InputError
+            The back end is not torch (the others give logits only), the network does not end in global pooling and one
+            linear layer, or no step was taken yet.
+        """
+        raise InputError("attention needs the network's last feature map",
+                         found=f"the {self.model.backend} back end, which gives logits only",
+                         expected="a checkpoint", do="load the checkpoint that it was made from")
+
     def close(self):
         """Free what the stream holds; also done when it is collected."""
 

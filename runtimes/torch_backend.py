@@ -73,6 +73,7 @@ class TorchModel(Model):
 
     def __init__(self, source, threads=None, manifest=None):
         torch = import_engine()
+        from tsm_edge.attention import FeatureTap
         from tsm_edge.step import StepNetwork
 
         net = _network_of(source) if isinstance(source, (str, Path)) else source
@@ -85,6 +86,10 @@ class TorchModel(Model):
         else:
             size = info["input_size"]
         self._step = StepNetwork(net, input_size=tuple(size)).eval()
+        try:
+            self._tap = FeatureTap(self._step.net)  # the step's own copy of the network
+        except InputError:
+            self._tap = None  # a network of another make: it runs, without attention
         super().__init__(validate(manifest or describe(net, self._step.cache_specs), "the network's description", True))
         self._torch, self.threads, self.bundle = torch, threads or 0, None
         if threads:
@@ -99,9 +104,36 @@ class TorchModel(Model):
         return logits[0], dict(zip(self.cache_shapes, caches))
 
     def _stream(self, colour, max_gap_seconds, fps):
-        stream = EngineStream(self, self._infer, colour, max_gap_seconds, fps)
+        stream = TorchStream(self, colour, max_gap_seconds, fps)
         stream.threads = self.threads
         return stream
+
+
+class TorchStream(EngineStream):
+    """A stream that can also say where its network looked in the last step."""
+
+    def __init__(self, model, colour, max_gap_seconds, fps):
+        self._features = None
+        super().__init__(model, self._watched, colour, max_gap_seconds, fps)
+
+    def _watched(self, x, state):
+        out = self.model._infer(x, state)
+        self._features = self.model._tap.take() if self.model._tap else None
+        return out
+
+    def _forget(self):
+        super()._forget()
+        self._features = None
+
+    def attention(self):
+        from tsm_edge.attention import class_maps, split_network
+
+        _, head = split_network(self.model._step.net)
+        if self._features is None:
+            raise InputError("there is no attention yet", found="no step since the stream began", expected="a step",
+                             do="call step() first")
+        with self.model._torch.inference_mode():
+            return class_maps(self._features, head)[0].numpy()
 
 
 def _network_of(path):

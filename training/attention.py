@@ -1,54 +1,10 @@
-"""Where a network looks: class activation maps, exact for networks that end in global pooling and one linear layer.
-
-M_c(x, y) = sum_k w_ck f_k(x, y) over the last feature map f; its mean over x, y plus the bias is the logit of class c
-(Zhou et al. 2016, "Learning Deep Features for Discriminative Localization", section 2).
-"""
+"""Strips and films of where a network looks (the maps themselves: tsm_edge.attention)."""
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
 from ..errors import InputError
-
-
-def split_network(net):
-    """(features function, classifier) of one of our backbones.
-
-    Raises
-    ------
-    InputError
-        The network does not end in global pooling and one linear layer.
-    """
-    head = getattr(net, "classifier", getattr(net, "fc", None))
-    if not hasattr(net, "forward_features") or head is None:
-        raise InputError("this network has no attention maps", found=type(net).__name__,
-                         expected="one that ends in global pooling and one linear layer", do="leave attention out")
-    return net.forward_features, head
-
-
-def attention_maps(net, x):
-    """Evidence for every class at every place, with the logits that it averages to.
-
-    Parameters
-    ----------
-    net : torch.nn.Module
-        A backbone of `tsm_edge.create_model`, in evaluation mode.
-    x : float32 [N * T, 3, H, W]
-
-    Returns
-    -------
-    maps : float32 [N * T, classes, h, w]
-        mean over h, w plus the classifier's bias is the logit.
-    logits : float32 [N * T, classes]
-    """
-    import torch
-
-    features, head = split_network(net)
-    with torch.no_grad():
-        f = features(x)  # [N * T, C, h, w]
-        maps = torch.einsum("kc,nchw->nkhw", head.weight, f)
-        logits = maps.mean((2, 3)) + head.bias
-    return maps.numpy(), logits.numpy()
 
 
 def overlay(frame, evidence, scale):
@@ -73,6 +29,7 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
     name : str or None
         Class whose evidence is shown; None: each clip's own.
     """
+    from ..attention import attention_maps
     from ..cli import choose
     from ..runtimes.preprocess import preprocess
     from ..runtimes.torch_backend import describe

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .attention import split_network
+from ..attention import split_network
 from .gestures_targets import TARGETS
 
 

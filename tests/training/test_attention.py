@@ -6,9 +6,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
 
 from tsm_edge import create_model  # noqa: E402
+from tsm_edge.attention import attention_maps  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
-from tsm_edge.training.attention import attention_maps, overlay, write_attention  # noqa: E402
+from tsm_edge.training.attention import overlay, write_attention  # noqa: E402
 from tsm_edge.training.evaluate import Clips  # noqa: E402
 
 
