@@ -1,5 +1,6 @@
 """Entry points of the training room's commands. Each imports its own part, so that none needs the others' packages."""
 import importlib
+import os
 
 from ..cli import run
 from ..errors import MissingComponentError
@@ -9,6 +10,7 @@ _PACKAGES = {"cv2": "opencv-python-headless", "torch": "torch", "rich": "rich", 
 
 
 def _start(module, command, argv):
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait without spinning: other programs want the cores too
     try:
         part = importlib.import_module(f".{module}", __package__)
     except ModuleNotFoundError as error:
