@@ -126,7 +126,8 @@ def verify_torch(net, step, inputs, progress):
 
 
 def export_bundle(net, target="host", output=None, *, name=None, classes=None, input_size=None, precision="fp32",
-                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, runtime="native", **description):
+                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, runtime="native", tvm_runtime=None,
+                  **description):
     """Compile a network with shifts for a device, prove the result, and write the bundle.
 
     Parameters
@@ -154,6 +155,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
         A tuning record, or what measures one first; None takes the one that comes with the package, if there is one.
     runtime : "native" or "tvm"
         "tvm": the bundle also holds a library of the same kernels for TVM's own runtime (see relax.py).
+    tvm_runtime : path or None
+        Folder with TVM's runtime for the target, to run that library under an emulator.
 
     Returns
     -------
@@ -174,7 +177,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     from .describe import describe, network_info
     from .import_onnx import import_onnx
     from .onnx_graph import export_onnx
-    from .relax import build_relax_library, check_relax, check_runtime
+    from .relax import build_relax_library, check_runtime
+    from .relax_check import check_relax, find_tvm_runtime
     from .replay import check_library
     from .tuning import Tuner, prepare
 
@@ -183,6 +187,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     target = get_target(target)
     check_precision(precision, target)
     check_runtime(runtime, target, precision)
+    tvm_runtime = find_tvm_runtime(tvm_runtime, target) if tvm_runtime else None
     shown = os.fspath(output) if output is not None else os.path.join("dist", target.name)
     check_output(shown)
     if threads is not None:
@@ -233,7 +238,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
             with progress.stage("library for TVM's runtime"):
                 relax = build_relax_library(library, manifest, target, work / "relax", cc)
             with progress.stage(f"TVM library vs torch ({len(inputs)} frames)"):
-                checks.append(check_relax(relax, target, manifest, inputs, reference))
+                checks.append(check_relax(relax.path, target, manifest, inputs, reference, work / "tvm replay", tvm_runtime, cc))
                 verify.require(checks)
 
         with progress.stage("bundle"):

@@ -46,6 +46,8 @@ def _parser():
     add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
     add("--runtime", default="native", metavar="R", help="native, or tvm: the bundle also holds model_tvm.so, the same kernels "
         "for devices that have TVM's own runtime (default: native)")
+    add("--tvm-runtime", metavar="DIR", help="with --runtime tvm for a board: unpacked wheels of TVM's runtime for it, to run the "
+        "library under QEMU")
     add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
     add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
     add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
@@ -230,6 +232,9 @@ def _main(argv):
     from .relax import check_runtime
 
     check_runtime(args.runtime, target, args.precision)
+    if args.tvm_runtime and args.runtime != "tvm":
+        raise InputError("--tvm-runtime is for --runtime tvm", found=f"--runtime {args.runtime}", expected="both",
+                         do="add --runtime tvm, or leave it out")
     try:
         from rich.console import Console
     except ImportError as error:
@@ -259,6 +264,8 @@ def _main(argv):
         "runtime": args.runtime,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
+    if args.tvm_runtime:
+        effective["tvm-runtime"] = args.tvm_runtime
     tuning = _tuning(args, output)
     if args.tune is not None:
         effective.update({"tune": args.tune, "rpc-tracker": args.rpc_tracker or "none: this machine", "tuning-record": tuning.path})
@@ -271,7 +278,7 @@ def _main(argv):
     try:
         bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
                                threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress,
-                               tuning=tuning, runtime=args.runtime)
+                               tuning=tuning, runtime=args.runtime, tvm_runtime=args.tvm_runtime)
     except CheckFailedError as error:
         return _failed(error, args.json, effective)
     report = bundle.report
@@ -282,7 +289,7 @@ def _main(argv):
         print(*lines(report), "next:", *("    " + command for command in _next_commands(report)), sep="\n")
     print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
     if report.status != "passed" and not args.allow_unverified:
-        way = "no emulator runs TVM's runtime" if report.tvm else "install the emulator"
+        way = "give TVM's runtime with --tvm-runtime" if report.tvm else "install the emulator"
         print(f"exit code 1, because a library was not run: {way}, or pass --allow-unverified", file=sys.stderr)
         return 1
     return 0

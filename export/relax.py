@@ -20,13 +20,12 @@ from tsm_edge.errors import InputError
 from tsm_edge.manifest import RUNTIMES
 from tsm_edge.runtimes.tvm_library import ENTRY, LIBRARY
 
-from . import elf, fallback, toolchain, verify
+from . import elf, fallback, toolchain
 from .audit import Audit, audit
 from .compile import compile_each, make_kernel
 from .plan import SLACK, make_plan, round_up
 from .program import Layout, Program
 
-CHECK = "TVM library vs torch"
 EXPORTS = ("__tvm_ffi_", "__TVM")
 RUNTIME_SYMBOLS = frozenset(["TVMFFIErrorSetRaisedFromCStrParts"])  # of TVM's runtime, which loads the library
 _FIRST_CHANNELS = ":nchw"
@@ -242,46 +241,3 @@ def _pack(executable, target, workdir, member):
     folder.mkdir(exist_ok=True)
     executable.export_library(str(workdir / LIBRARY), fcompile=keep, workspace_dir=str(folder))
     return str(Path(found[-1]).relative_to(workdir))
-
-
-def check_relax(relax, target, manifest, inputs, reference):
-    """Chain the library over `inputs` in TVM's runtime and compare logits and all caches with the torch reference.
-
-    Parameters
-    ----------
-    relax : RelaxReport
-    target : Target
-    manifest : dict
-    inputs : float32 [T, 3, H, W]
-    reference : verify.Trace
-
-    Returns
-    -------
-    verify.Check
-        "not executed" where the target's programs do not run as they are: TVM's runtime is not run under an emulator.
-    """
-    from tsm_edge.runtimes.tvm_library import StepLibrary
-
-    from .replay import emulator
-
-    if emulator(target)[0] != []:
-        return verify.Check(CHECK, verify.NOT_EXECUTED, detail=f"there is no TVM runtime for {target.arch} here; its kernels are "
-                                                               f"those of {toolchain.SONAME}. On the device: tsm-verify --backend tvm")
-    shapes = {cache["name"]: tuple(cache["shape"]) for cache in manifest["caches"]}
-    for threads in dict.fromkeys((manifest["threads"], 1)):
-        step = StepLibrary(relax.path, threads)
-        state, logits, kept = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}, [], {name: [] for name in shapes}
-        count = len(inputs) if threads == manifest["threads"] else min(3, len(inputs))
-        for frame in inputs[:count]:
-            out, state = step(np.ascontiguousarray(frame[None], np.float32), state)
-            logits.append(out)
-            for name, values in state.items():
-                kept[name].append(values[0])
-        trace = verify.Trace(np.stack(logits), {name: np.stack(values) for name, values in kept.items()})
-        how = f"in TVM's virtual machine, {threads} thread{'s' if threads != 1 else ''}"
-        check = verify.compare(CHECK, reference.head(count), trace, detail=how)
-        if check.status == verify.FAILED:
-            return check
-        if threads == manifest["threads"]:
-            result = check
-    return result

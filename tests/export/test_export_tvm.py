@@ -1,9 +1,11 @@
 """--runtime tvm: our kernels in a library for TVM's own runtime, from the export to the loaded model."""
 import hashlib
 import json
+import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,10 +17,10 @@ from torch import nn  # noqa: E402
 
 import tsm_edge  # noqa: E402
 from tsm_edge.errors import BundleError, CheckFailedError, InputError, MissingComponentError  # noqa: E402
-from tsm_edge.export import export_bundle, relax  # noqa: E402
+from tsm_edge.export import export_bundle, relax, relax_check  # noqa: E402
 from tsm_edge.export.elf import read_elf  # noqa: E402
 from tsm_edge.export.report import lines  # noqa: E402
-from tsm_edge.export.targets import TARGETS  # noqa: E402
+from tsm_edge.export.targets import TARGETS, get_target  # noqa: E402
 from tsm_edge.manifest import Manifest, validate  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts, set_segments  # noqa: E402
@@ -205,12 +207,47 @@ def test_for_a_board_it_is_linked_but_never_called_passed(tmp_path, monkeypatch)
     (["--target", "android-arm64", "--runtime", "tvm"], "android-arm64"),
     (["--target", "raspberry-pi-5", "--runtime", "tvm", "--precision", "fp16"], "fp16"),
     (["--target", "host", "--runtime", "tmv"], "tvm"),
+    (["--target", "jetson-nano", "--tvm-runtime", "wheels"], "--runtime tvm"),
 ])
 def test_what_cannot_be_is_refused_by_name(options, words, tmp_path):
     done = subprocess.run([sys.executable, "-m", "tsm_edge.export.cli", "--random-weights", "--output", str(tmp_path / "b"), *options],
                           capture_output=True, text=True)
     assert done.returncode == 2 and words in done.stderr
     assert all(part in done.stderr for part in ("found:", "expected:", "do:")) and not (tmp_path / "b").exists()
+
+
+def test_the_runtime_for_a_board_is_looked_at_before_the_work(tmp_path):
+    (tmp_path / "lib").mkdir()
+    for name in relax_check.RUNTIME_FILES:
+        shutil.copyfile(host_runtime()[name], tmp_path / "lib" / name)
+    with pytest.raises(InputError) as error:
+        export("odd", tmp_path / "b", target="jetson-nano", tvm_runtime=tmp_path)
+    assert "for aarch64" in error.value.found and platform.machine() in error.value.found and not (tmp_path / "b").exists()
+
+
+def host_runtime():
+    """TVM's runtime for this machine, by file name."""
+    import tvm
+    import tvm_ffi
+
+    folders = Path(tvm.__file__).parent, Path(tvm_ffi.__file__).parent
+    return {name: next(path for folder in folders for path in folder.rglob(name)) for name in relax_check.RUNTIME_FILES}
+
+
+def test_tvms_runtime_alone_runs_it_without_python(made, tmp_path):
+    """The program that checks boards' libraries under an emulator, here without one: bit for bit what the back end gives."""
+    from tsm_edge.runtimes.bundle import open_bundle, read_golden
+
+    golden = read_golden(open_bundle(made.path))
+    files = [host_runtime()[name] for name in relax_check.RUNTIME_FILES]
+    trace = relax_check.replay([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
+    stream = tsm_edge.load(made.path, backend="tvm").stream()
+    for at, x in enumerate(golden["inputs"]):
+        np.testing.assert_array_equal(stream.step_tensor(x[None]), trace.logits[at])
+        for name, values in stream.state().items():
+            np.testing.assert_array_equal(values[0], trace.caches[name][at])
+    with pytest.raises(RuntimeError, match="exit code"):
+        relax_check.replay([], made.path / "libtsm_model.so", get_target("host"), made.manifest, golden["inputs"], 1, tmp_path, files)
 
 
 def test_targets_without_a_shared_library_are_refused_in_python_too(tmp_path):
