@@ -44,7 +44,7 @@ class _Layouts:
         groups = []  # (kind, ops): None for operations of ours
         for op in ops:
             kind = None if not isinstance(op, Node) else "hwc" if self.elementwise(op) else "chw"
-            if groups and kind is not None and groups[-1][0] == kind:
+            if groups and kind is not None and groups[-1][0] == kind and self.alike(groups[-1][1][-1], op, kind):
                 groups[-1][1].append(op)
             else:
                 groups.append((kind, [op]))
@@ -117,6 +117,10 @@ class _Layouts:
             elif len(shape) != 4 or shape[0] != 1:
                 return False
         return True
+
+    def alike(self, node, following, kind):
+        """Can two nodes be one loop? Not the gate of an attention block and its use: a sigmoid for every channel alone, not pixel."""
+        return kind != "hwc" or self.graph.shapes[node.outputs[0]][2:] == self.graph.shapes[following.outputs[0]][2:]
 
     def fallback(self, nodes, kind, readers):
         made = {name for node in nodes for name in outputs_of(node)}

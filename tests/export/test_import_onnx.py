@@ -97,6 +97,14 @@ def test_elementwise_operations_need_no_layout_change_and_others_do():
     assert sorted(op.to for op in changed) == ["chw", "chw", "chw", "hwc"]
 
 
+def test_a_gate_for_every_channel_is_computed_once_and_not_at_every_pixel():
+    def groups(model):
+        return [op.ops for op in import_onnx(model).ops if isinstance(op, Fallback)]
+
+    assert groups(graphs.squeeze_and_excite()[0])[-2:] == [("HardSigmoid",), ("Mul",)]
+    assert groups(graphs.other_activations()[0])[0] == ("Sigmoid", "Mul")  # x * sigmoid(x) is one loop
+
+
 def test_layouts_are_changed_once_for_all_readers():
     program = import_onnx(graphs.upsampled()[0])
     written = [op.out for op in program.ops if isinstance(op, Layout)]
