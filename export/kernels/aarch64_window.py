@@ -30,10 +30,14 @@ class Form:
     element: str = "s"
 
 
-def most_down(taps, stride, limits, across=4):
-    """The most output rows that a band of blocks of `across` outputs has registers for; 0 if not even one."""
-    free = 32 - taps[0] * taps[1] - sum(limits) - ((across - 1) * stride[1] + taps[1])
-    return max(0, min(4, free // across))
+def fits(taps, stride, limits, across=4):
+    """Whether there are registers for blocks of `across` outputs: taps, limits, a row of inputs, the sums."""
+    return (taps[0] * taps[1] + sum(limits) + (across - 1) * stride[1] + taps[1] + across * _live(taps, stride)) <= 32
+
+
+def _live(taps, stride):
+    """Output rows that one input row is added to, at most: so many rows of sums live at a time."""
+    return -(-taps[0] // stride[0])
 
 
 @functools.cache
@@ -52,8 +56,13 @@ class _Band(aarch64.Assembly):
         self.limit0 = kh * kw
         self.input0 = self.limit0 + sum(form.limits)
         self.acc0 = self.input0 + self.columns
-        if self.acc0 + self.across * form.down > 32:
+        self.live = min(form.down, _live(form.taps, form.stride))
+        if self.acc0 + self.across * self.live > 32:
             raise ValueError("too many outputs for the registers")
+
+    def acc(self, t, j):
+        """Register of output j of row t; a row takes over the registers of one that is stored."""
+        return self.acc0 + t % self.live * self.across + j
 
     def block(self, across):
         """`across` outputs of each row; the pointers move from row to row and end at the next block."""
@@ -72,11 +81,11 @@ class _Band(aarch64.Assembly):
                     continue
                 for kx in range(kw):
                     for j in range(across):
-                        acc = self.acc0 + t * across + j
+                        acc = self.acc(t, j)
                         value = self.vector(self.input0 + j * stride_x + kx)
-                        word = "fmla" if acc in started else "fmul"
+                        word = "fmla" if (t, j) in started else "fmul"
                         self.add(f"{word} {self.vector(acc)}, {value}, {self.vector(ky * kw + kx)}")
-                        started.add(acc)
+                        started.add((t, j))
                 if ky == kh - 1:
                     back = across * self.lanes - t * form.out_pitch
                     self.store_row(t, across, form.out_pitch if t + 1 < form.down else back)
@@ -92,7 +101,7 @@ class _Band(aarch64.Assembly):
                 self.add(f"ld1 {registers}, [[source]], [{self.constant((move - first * self.lanes) * self.size)}]")
 
     def store_row(self, t, across, move):
-        registers = [self.acc0 + t * across + j for j in range(across)]
+        registers = [self.acc(t, j) for j in range(across)]
         limit = self.limit0
         for word, there in zip(("fmaxnm", "fminnm"), self.form.limits):
             if there:

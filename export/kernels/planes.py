@@ -161,10 +161,9 @@ def written_out_band(e, target, source, window, weights, limits, down, width, ou
     Whether it did.
     """
     taps, stride = (window.kh, window.kw), (window.stride_y, window.stride_x)
-    most = aarch64_window.most_down(taps, stride, limits) if target.arch == "aarch64" else 0
-    if not most:
+    if target.arch != "aarch64" or not aarch64_window.fits(taps, stride, limits, min(4, width)):
         return False
-    for start, count, rows in tile.split_rows(down, most):
+    for start, count, rows in tile.split_rows(down, 8):
         form = aarch64_window.Form(taps, stride, tuple(limits), rows, width, source.row, out.row,
                                    aarch64.ELEMENTS[e.dtype])
         for index in range(count):

@@ -92,6 +92,8 @@ def check(case, target, form):
 WHOLE, STRIPS, SHARED = Form(99, 3, 3), Form(4, 2, 1), Form(2, 1, 3)
 CASES = {
     "stride 1": (block(7, 5, 12, 36, 20), WHOLE),
+    "seven rows at once": (block(16, 6, 12, 36, 20), Form(99, 7, 1)),
+    "seven rows at once, stride 2": (block(15, 6, 12, 36, 20, stride=2), Form(99, 7, 1)),
     "stride 2": (block(9, 10, 12, 36, 20, stride=2), STRIPS),
     "splice and residual": (block(9, 10, 24, 64, 24, splice=(0, 3), residual=True), SHARED),
     "slice across vectors": (block(6, 7, 40, 48, 40, splice=(15, 33)), WHOLE),
