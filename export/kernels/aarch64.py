@@ -5,7 +5,8 @@ tile written out is the same on each. `function(...)` makes an LLVM function who
 calls it by name and TVM inlines it (pragma_import_llvm). Instructions of the inner loop, for 4 rows x 4 vectors and 8
 channels: 128 multiply-adds by lane, 4 loads of inputs, 8 of weights, 2 for the loop.
 
-Half precision ("h") has 8 lanes; there the lane operand must be one of v0 to v15, which inputs always are.
+Half precision ("h") has 8 lanes; there the lane operand must be one of v0 to v15, which inputs always are. A tile may also
+compute in single precision and store its results narrowed to half precision.
 """
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class Form:
 
     spans : (channels, Layout) of each span. residual (channels side by side) : its rows' steps.
     limits : instead of bias and clip: there is no bias, and behind the weights come limits of their own for each channel
-    (whether there is a lower, an upper one).
+    (whether there is a lower, an upper one). narrow : all but the output is float32, the output float16; then `vectors`
+    is even, two of them make one vector of the output, and `out` counts float16 elements.
     """
 
     vectors: int
@@ -55,6 +57,7 @@ class Form:
     residual: tuple[int, ...] | None = None
     element: str = "s"  # "s": float32, "h": float16
     limits: tuple[bool, bool] | None = None
+    narrow: bool = False
 
     @property
     def rows(self):
@@ -152,6 +155,8 @@ class _Tile(Assembly):
         self.weight0 = inputs
         self.acc0 = free
         self.fresh = False  # the accumulators hold nothing yet
+        self.out_size = 2 if form.narrow else self.size
+        self.out_vectors = vectors // 2 if form.narrow else vectors
 
     def acc(self, row, column):
         """Registers that are stored together lie side by side."""
@@ -159,18 +164,20 @@ class _Tile(Assembly):
             return self.acc0 + column * self.form.rows + row
         return self.acc0 + row * self.form.vectors + column
 
-    def each_row(self, pointer, steps, instruction):
+    def each_row(self, pointer, steps, instruction, size=None):
         """One instruction for each row, `pointer` moved along.
 
-        instruction(row) -> (text before the address, pairs of registers to add up after it).
+        instruction(row) -> (text before the address, pairs of registers to add up after it). size : bytes of an element,
+        if not those that the tile computes in.
         """
+        size = size or self.size
         deltas = [b - a for a, b in zip(steps, steps[1:])]
         for row in range(len(steps)):
             text, pairs = instruction(row)
             text += f", [[{pointer}]]"
             if row + 1 < len(steps):
                 near = deltas[row] == self.form.vectors * self.lanes
-                text += f", #{deltas[row] * self.size}" if near else f", [{self.constant(deltas[row] * self.size)}]"
+                text += f", #{deltas[row] * size}" if near else f", [{self.constant(deltas[row] * size)}]"
             self.add(text)
             self.added(pairs)
 
@@ -320,21 +327,22 @@ class _Tile(Assembly):
         self.each_run(pointer, layout, 1, lambda first, rows, _: (f"ld1 {self.list_of(first, rows)}", ()))
         self.steps([lambda row, k=k: (row, k) for k in range(count)], fresh)
 
-    def each_run(self, pointer, layout, planes, instruction):
+    def each_run(self, pointer, layout, planes, instruction, size=None):
         """One instruction for up to four rows that lie side by side, in each of `planes` planes.
 
-        instruction(first row, number of rows, plane) -> as in each_row. The pointer ends at the next plane.
+        instruction(first row, number of rows, plane), size -> as in each_row. The pointer ends at the next plane.
         """
+        size = size or self.size
         runs = []
         for row, step in enumerate(layout.steps):
-            if row and step == layout.steps[row - 1] + self.lanes and runs[-1][1] < 4:
+            if row and step == layout.steps[row - 1] + 16 // size and runs[-1][1] < 4:
                 runs[-1][1] += 1
             else:
                 runs.append([row, 1])
         starts = [layout.steps[row] for row, _ in runs] + [layout.plane]
         for plane in range(planes):
             for number, (first, rows) in enumerate(runs):
-                move = (starts[number + 1] - starts[number]) * self.size
+                move = (starts[number + 1] - starts[number]) * size
                 by = f"#{move}" if move == rows * 16 else f"[{self.constant(move)}]"
                 text, pairs = instruction(first, rows, plane)
                 self.add(f"{text}, [[{pointer}]], {by}")
@@ -400,6 +408,18 @@ class _Tile(Assembly):
                 struct.unpack("<H", struct.pack("<e", value))[0]
             self.add(f"dup {self.vector(register)}, [{self.constant(bits)}:w]")
 
+    def result(self, row, column):
+        """Register of one vector of the output."""
+        return self.acc(row, 2 * column if self.form.narrow and self.form.out.plane else column)
+
+    def narrow(self):
+        """Two vectors of accumulators become one of the output."""
+        for column in range(self.out_vectors):
+            for row in range(self.form.rows):
+                register = self.result(row, column)
+                self.add(f"fcvtn v{register}.4h, {self.vector(self.acc(row, 2 * column))}")
+                self.add(f"fcvtn2 v{register}.8h, {self.vector(self.acc(row, 2 * column + 1))}")
+
     def finish(self):
         form = self.form
         self.start()
@@ -407,12 +427,14 @@ class _Tile(Assembly):
             self.span(number, channels, layout)
         if form.clip or form.limits is not None:
             self.clip()
+        if form.narrow:
+            self.narrow()
         if form.out.plane:
-            self.each_run("out", form.out, form.vectors,
-                          lambda first, rows, plane: (f"st1 {self.list_of(self.acc(first, plane), rows)}", ()))
+            self.each_run("out", form.out, self.out_vectors,
+                          lambda first, rows, plane: (f"st1 {self.list_of(self.result(first, plane), rows)}", ()), self.out_size)
         else:
             self.each_row("out", form.out.steps,
-                          lambda row: (f"st1 {self.list_of(self.acc(row, 0), form.vectors)}", ()))
+                          lambda row: (f"st1 {self.list_of(self.result(row, 0), self.out_vectors)}", ()), self.out_size)
         return self.as_function(f"tile_{form.element}{form.rows}x{form.vectors}")
 
 

@@ -35,8 +35,15 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     symbol = (f"conv_{height}x{width}_{ic}_{oc}_k{kh}x{kw}_s{stride_y}{stride_x}_p{top}_{left}_{bottom}_{right}"
               + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice) + choices.suffix())
 
+    e = Emitter()
+    narrow = tile.narrows(e, target, op.x) and oc % target.lanes == 0 and not fold and not op.residual
+    symbol += "_narrow" if narrow else ""
+    dtype = "float32" if narrow else None  # of all but the result
     depth = kh * kw * ic
-    shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(target, oh * ow, depth, oc, op.clip, ic * stride_x)
+    shape = tile.TileShape(*choices.tile) if choices.tile else tile.tile_shape(target, oh * ow, depth, oc, op.clip, ic * stride_x,
+                                                                               narrow)
+    if narrow:
+        shape = tile.narrow_shape(shape)
     groups = tile.split_channels(oc, target.lanes, shape.vectors)
     packed = tile.pack_panels(op.weight.transpose(2, 3, 1, 0).reshape(depth, oc), op.bias, groups)
     padded_height, padded_width = height + top + bottom, width + left + right
@@ -50,16 +57,15 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     if needs_copy:
         args.append(ScratchArg((padded_height * padded_width * ic,)))
 
-    e = Emitter()
-    x = e.param("x", height * width * ic)
+    x = e.param("x", height * width * ic, dtype)
     cache = e.param("cache", height * width * fold) if fold else None
     next_cache = e.param("next_cache", height * width * fold) if fold else None
-    weights = e.param("weights", packed.size)
+    weights = e.param("weights", packed.size, dtype)
     residual = e.param("residual", oh * ow * oc) if op.residual else None
     out = e.param("out", oh * ow * oc)
     source = x
     if needs_copy:
-        source = e.param("padded", padded_height * padded_width * ic)
+        source = e.param("padded", padded_height * padded_width * ic, dtype)
         _pad(e, target.lanes, x, source, (height, width, ic), op.padding, op.splice, cache, next_cache)
 
     def body(block, index, group, panel):
@@ -72,7 +78,7 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
         # the taps of one row of the window lie side by side, with their channels
         spans = [tile.Span(source, e.bind(pixel + ky * (padded_width * ic)), steps, kw * ic) for ky in range(kh)]
         tile.compute(e, target, group, spans, weights, at, tile.Rows(out, place, out_steps), op.clip,
-                     tile.Rows(residual, place, out_steps) if op.residual else None)
+                     tile.Rows(residual, place, out_steps) if op.residual else None, narrow)
 
     image = sweep.blocks(oh, ow, shape.rows)
     by_panels = padded_height * padded_width * ic * 4 <= target.l2_bytes // 2 or packed.nbytes > target.l2_bytes // 2
@@ -94,9 +100,9 @@ def _pad(e, lanes, x, out, shape, padding, splice, cache, next_cache):
 
     def fill(offset, count):
         with e.loop(count // lanes) as i:
-            e.store(out, offset + i * lanes, splat(0.0, lanes), lanes)
+            e.store(out, offset + i * lanes, splat(0.0, lanes, out.dtype), lanes)
         for start, size in tile.pieces(count % lanes, lanes):
-            e.store(out, offset + (count // lanes * lanes + start), splat(0.0, size), size)
+            e.store(out, offset + (count // lanes * lanes + start), splat(0.0, size, out.dtype), size)
 
     fill(0, top * row)
     fill((top + height) * row, bottom * row)

@@ -21,7 +21,9 @@ def stage(block):
     conv = block.op.expand
     if conv is None:
         return Copied(block)
-    return Pointwise(block) if is_pointwise(conv) else Windowed(block)
+    if is_pointwise(conv):
+        return Pointwise(block)
+    return Narrowed(block) if tile.narrows(block.e, block.target, conv.x) else Windowed(block)
 
 
 def is_pointwise(conv):
@@ -33,6 +35,8 @@ class Copied:
 
     carries = False  # rows are as easily read again as carried
     depth = 0
+    dtype = None  # of the input, what is copied of it, and the weights; None: as everything else
+    narrow = False
 
     def __init__(self, block):
         self.block, self.e, self.conv = block, block.e, block.op.expand
@@ -111,7 +115,7 @@ class _Convolution(Copied):
     def declare(self):
         block = self.block
         packed = self.packed_weights()
-        self.weights = block.constant("expand_weights", packed)
+        self.weights = block.constant("expand_weights", packed, self.dtype)
 
     def panel(self, group, panel):
         """Where a panel's weights start."""
@@ -147,7 +151,7 @@ class _Convolution(Copied):
         work = block.work(slot)
         out = planes.Planes(work.buffer, e.bind(work.at(0, row, x + block.left)), work.plane, work.row, block.lanes)
         planes.compute(e, block.target, group, self.sources(slot, row, x, tall, wide), self.weights,
-                       self.panel(group, panel), out, (tall, wide), self.limits)
+                       self.panel(group, panel), out, (tall, wide), self.limits, self.narrow)
 
 
 class Pointwise(_Convolution):
@@ -232,10 +236,10 @@ class Windowed(_Convolution):
 
     def declare(self):
         block = self.block
-        self.x = block.tensor("x", self.conv.x, self.in_height * self.in_width * self.ic)
+        self.x = block.tensor("x", self.conv.x, self.in_height * self.in_width * self.ic, self.dtype)
         super().declare()
         self.copied_rows = (block.strip_rows - 1) * self.conv.stride[0] + self.kh
-        self.scratch = block.scratch("copied", self.copied_rows * self.pitch, shared=block.shared)
+        self.scratch = block.scratch("copied", self.copied_rows * self.pitch, shared=block.shared, dtype=self.dtype)
 
     def copied(self, slot):
         buffer, size = self.scratch
@@ -271,3 +275,26 @@ class Windowed(_Convolution):
                      lambda place=place: planes.fill_elements(e, buffer, place, pitch, lanes))
 
 
+class Narrowed(Windowed):
+    """The frame's convolution in a network in half precision: computed in float32, the planes are float16; see tile.narrows."""
+
+    dtype, narrow = "float32", True
+
+    def __init__(self, block):
+        super().__init__(block)
+        self.shape = tile.tile_shape(block.target, block.width * (block.height if block.whole else 1), self.depth,
+                                     block.vectors * block.lanes, self.conv.clip, narrow=True)
+
+    @property
+    def shape(self):
+        return self._shape
+
+    @shape.setter
+    def shape(self, shape):
+        self._shape = tile.narrow_shape(shape)
+
+    def key(self):
+        return super().key() + "_narrow"
+
+    def border(self, group, panel):
+        return [self.e.bind(tirx.Cast(f"float16x{self.block.lanes}", value)) for value in super().border(group, panel)]

@@ -1,7 +1,8 @@
 """Kernels in half precision: the same builders, with vectors of twice the lanes and float16 tensors.
 
 Everything between the frame and the logits is float16: activations, weights, caches (a cache holds activations, so it
-loses nothing). Long sums are taken in blocks (aarch64.py), the last layer's in float32. The logits are float32.
+loses nothing). Long sums are taken in blocks (aarch64.py). The two ends are float32: the frame and the first convolution's
+sums (tile.narrows says why), the last layer's sums and the logits.
 """
 from __future__ import annotations
 
@@ -15,8 +16,7 @@ from tsm_edge.export import program
 from tsm_edge.export.kernels import dense
 from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
 from tsm_edge.export.kernels.emit import Emitter, default_dtype
-
-RESULT = "logits"  # the step graph's name for its result (docs: step graph)
+from tsm_edge.export.kernels.names import RESULT
 
 
 def build(builder, op, shapes, target):
@@ -47,9 +47,15 @@ def build(builder, op, shapes, target):
     if kernel is None:
         return None
     symbol = kernel.symbol + "_f16"
-    args = tuple(WeightArg(_half(arg.array, op.name)) if isinstance(arg, WeightArg) else replace(arg, dtype="float16")
-                 for arg in kernel.args)
+    args = tuple(_as_parameter(arg, str(parameter.dtype), op.name) for arg, parameter in zip(kernel.args, kernel.func.params))
     return replace(kernel, symbol=symbol, func=kernel.func.with_attr("global_symbol", symbol), args=args)
+
+
+def _as_parameter(arg, dtype, name):
+    """A kernel's argument with the type of the function's parameter."""
+    if not isinstance(arg, WeightArg):
+        return replace(arg, dtype=dtype)
+    return WeightArg(_half(arg.array, name)) if dtype == "float16" else arg
 
 
 def _half(array, name):

@@ -113,19 +113,19 @@ class _Builder:
 
     # --- parameters ---
 
-    def tensor(self, name, tensor_name, size):
+    def tensor(self, name, tensor_name, size, dtype=None):
         self.args.append(TensorArg(tensor_name, (size,)))
-        return self.e.param(name, size)
+        return self.e.param(name, size, dtype)
 
-    def constant(self, name, array):
+    def constant(self, name, array, dtype=None):
         self.args.append(WeightArg(array))
-        return self.e.param(name, array.size)
+        return self.e.param(name, array.size, dtype)
 
-    def scratch(self, name, size, shared=False):
+    def scratch(self, name, size, shared=False, dtype=None):
         """(buffer, distance of the tasks' parts in it: 0 where they share one)."""
         total = size if shared else size * self.form.tasks
         self.args.append(ScratchArg((total,)))
-        return self.e.param(name, total), 0 if shared else size
+        return self.e.param(name, total, dtype), 0 if shared else size
 
     def depthwise_weights(self):
         """Per vector of channels: the taps, then the limits."""

@@ -212,7 +212,7 @@ def pixels(place, tall, wide):
     return tuple(y * place.row + x * place.lanes for y in range(tall) for x in range(wide))
 
 
-def compute(e, target, group, sources, weights, offset, out, block, limits):
+def compute(e, target, group, sources, weights, offset, out, block, limits, narrow=False):
     """One tile of a matrix product into planes: out = sum over sources, between limits of each channel.
 
     Parameters
@@ -221,12 +221,14 @@ def compute(e, target, group, sources, weights, offset, out, block, limits):
     weights, offset : buffer and place of the panel: [channels of all sources][width], then its limits.
     out : Planes; its base points to the tile's first pixel in the panel's first plane.
     block : (height, width) of the tile, in pixels.
-    limits : whether there is a lower, an upper one.
+    limits : whether there is a lower, an upper one. narrow : as for tile.compute.
     """
     steps = pixels(out, *block)
     if tile.written_out(e, target, group, [(s.place, aarch64.Layout(s.steps, s.plane), s.count) for s in sources],
-                        weights, offset, (out, aarch64.Layout(steps, out.plane)), limits=limits):
+                        weights, offset, (out, aarch64.Layout(steps, out.plane)), limits=limits, narrow=narrow):
         return
+    if narrow:
+        raise ValueError("no tile of this form narrows its results")
     acc = PlaneTile(e, target, len(steps), group.chunks)
     acc.zero()
     for source in sources:
@@ -282,9 +284,9 @@ def pack_row(e, x, pixel, channels, out, count):
 def fill_elements(e, out, offset, count, lanes):
     """out[offset : + count] = 0; count is an int."""
     with e.loop(count // lanes) as i:
-        e.store(out, offset + i * lanes, zero(lanes), lanes)
+        e.store(out, offset + i * lanes, splat(0.0, lanes, out.dtype), lanes)
     for start, size in tile.pieces(count % lanes, lanes):
-        e.store(out, offset + (count // lanes * lanes + start), zero(size), size)
+        e.store(out, offset + (count // lanes * lanes + start), splat(0.0, size, out.dtype), size)
 
 
 def copy_elements(e, source, source_offset, out, out_offset, count, lanes):

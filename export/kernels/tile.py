@@ -20,12 +20,13 @@ Reads never leave [first element of the first row, last element of the last row)
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tsm_edge.export.kernels import aarch64
 from tsm_edge.export.kernels.emit import clipped, fma, lane, part, splat
+from tsm_edge.export.kernels.names import FRAME
 
 _AHEAD = 10240  # bytes between a weight in use and the one that is fetched meanwhile, for wide vectors
 
@@ -38,10 +39,10 @@ class TileShape:
     vectors: int
 
 
-def tile_shape(target, pixels=0, depth=0, channels=0, clip=None, pitch=0):
+def tile_shape(target, pixels=0, depth=0, channels=0, clip=None, pitch=0, narrow=False):
     """The tile that suits a product of pixels x depth by depth x channels on `target`'s registers.
 
-    pitch : elements from one row's inputs to the next one's.
+    pitch : elements from one row's inputs to the next one's. narrow : see `narrows`.
     With multiplication by one lane each row holds a vector of its own inputs; else inputs are broadcast from memory.
     """
     if target.fma_by_element:
@@ -49,12 +50,32 @@ def tile_shape(target, pixels=0, depth=0, channels=0, clip=None, pitch=0):
             return TileShape(7, 3)  # 21 accumulators, 7 inputs, 3 weights of 32 registers
         shapes = [TileShape(rows, vectors) for vectors in range(1, 5) for rows in range(1, 9)
                   if aarch64.fits(rows, vectors)]
+        if narrow:
+            single = replace(target, vector_bits=target.vector_bits // 2)
+            best = min((shape for shape in shapes if shape.vectors % 2 == 0),
+                       key=lambda shape: _instructions(single, shape, pixels, depth, channels, clip))
+            return TileShape(best.rows, best.vectors // 2)
         return min(shapes, key=lambda shape: _instructions(target, shape, pixels, depth, channels, clip))
     if target.vector_registers >= 32:
         if pitch and pitch * 4 % 2048 == 0:  # such rows meet in one or two of L1's sets, which hold 8 lines each
             return TileShape(8, 3)
         return TileShape(14, 2)  # 28 accumulators, 2 weights, 1 broadcast
     return TileShape(6, 2)  # 12 accumulators, 2 weights, 1 broadcast of 16
+
+
+def narrows(e, target, name):
+    """Whether the product that reads the tensor `name` is computed in float32 from float32, and narrowed to float16.
+
+    That is what a network in half precision does with its frame: neighbouring pixels are alike, so the sums of its first
+    convolution are small differences of large values, which float16 would leave with few digits.
+    """
+    return e.dtype == "float16" and target.arch == "aarch64" and name == FRAME
+
+
+def narrow_shape(shape):
+    """The largest part of a tile's shape that also fits the registers where each vector takes two."""
+    vectors = min(2, shape.vectors)
+    return TileShape(max(rows for rows in range(1, shape.rows + 1) if rows == 1 or aarch64.fits(rows, 2 * vectors)), vectors)
 
 
 def _instructions(target, shape, pixels, depth, channels, clip):
@@ -171,7 +192,7 @@ class Span:
     count: int
 
 
-def compute(e, target, group, spans, weights, offset, out, clip=None, residual=None):
+def compute(e, target, group, spans, weights, offset, out, clip=None, residual=None, narrow=False):
     """One whole tile: out = clip(bias + x @ w + residual).
 
     Parameters
@@ -180,17 +201,20 @@ def compute(e, target, group, spans, weights, offset, out, clip=None, residual=N
     spans : list of Span; their channels follow one another in K.
     weights, offset : buffer made by pack_panels, and where this panel starts in it.
     out, residual : Rows at the panel's first channel; as many rows as the spans have.
+    narrow : see `narrows`; for whole vectors of channels and shapes as `narrow_shape` gives them.
     """
     if written_out(e, target, group, [(span, aarch64.Layout(span.steps), span.count) for span in spans], weights, offset,
-                   (out, aarch64.Layout(out.steps)), clip, residual):
+                   (out, aarch64.Layout(out.steps)), clip, residual, narrow=narrow):
         return
+    if narrow:
+        raise ValueError("no tile of this form narrows its results")
     acc = Tile(e, target, len(out.steps), group.chunks)
     acc.start(weights, offset)
     acc.multiply(spans, weights, offset + group.width)
     acc.finish(out, group.valid, clip, residual)
 
 
-def written_out(e, target, group, sources, weights, offset, out, clip=None, residual=None, limits=None):
+def written_out(e, target, group, sources, weights, offset, out, clip=None, residual=None, limits=None, narrow=False):
     """Emit a whole tile as the target's own assembly, if there is that and it fits. Returns whether it did.
 
     Parameters
@@ -199,13 +223,13 @@ def written_out(e, target, group, sources, weights, offset, out, clip=None, resi
     The rest is as for `compute`; with an output in planes all of a panel's channels are stored.
     """
     place, layout = out
-    rows = len(layout.steps)
-    if target.arch != "aarch64" or not aarch64.fits(rows, len(group.chunks)) or set(group.chunks) != {target.lanes}:
+    rows, vectors = len(layout.steps), len(group.chunks) * (2 if narrow else 1)
+    if target.arch != "aarch64" or not aarch64.fits(rows, vectors) or set(group.chunks) != {target.lanes}:
         return False
     if not layout.plane and group.valid != group.width:
         return False
-    form = aarch64.Form(len(group.chunks), tuple((channels, at) for _, at, channels in sources), layout,
-                        clip and tuple(clip), residual and residual.steps, aarch64.ELEMENTS[e.dtype], limits)
+    form = aarch64.Form(vectors, tuple((channels, at) for _, at, channels in sources), layout, clip and tuple(clip),
+                        residual and residual.steps, aarch64.ELEMENTS["float32" if narrow else e.dtype], limits, narrow)
     places = [(weights, offset), (place.buffer, place.base)]
     places += [(residual.buffer, residual.base)] if residual else []
     e.call_llvm(*aarch64.function(form), places + [(source.buffer, source.base) for source, _, _ in sources])

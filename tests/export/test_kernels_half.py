@@ -8,6 +8,7 @@ pytest.importorskip("tvm")
 
 from tsm_edge.errors import InputError, MissingComponentError  # noqa: E402
 from tsm_edge.export import kernels, program  # noqa: E402
+from tsm_edge.export.kernels.choices import Choices  # noqa: E402
 from tsm_edge.export.kernels.emulate import evaluate_emulated  # noqa: E402
 from tsm_edge.export.targets import get_target  # noqa: E402
 
@@ -75,6 +76,72 @@ def test_convolutions_stay_within_a_few_roundings_and_caches_are_exact():
         assert error < 4 * 2.0 ** -11, case  # one long float16 sum over the 1027 channels has 8 of them
         if kept is not None:
             np.testing.assert_array_equal(result["next"].reshape(kept.shape), kept)
+
+
+def convolved(x, conv):
+    """A program.Conv without splice and residual, in double precision."""
+    top, left, bottom, right = conv.padding
+    padded = np.pad(x, ((top, bottom), (left, right), (0, 0)))
+    kh, kw = conv.weight.shape[2:]
+    oh, ow = ((size - k) // s + 1 for size, k, s in zip(padded.shape, (kh, kw), conv.stride))
+    out = np.zeros((oh, ow, conv.weight.shape[0])) + conv.bias
+    for ky in range(kh):
+        for kx in range(kw):
+            taps = padded[ky::conv.stride[0], kx::conv.stride[1]][:oh, :ow]
+            weight = conv.weight[:, :, ky, kx].astype(float)
+            out += taps * weight[:, 0] if conv.groups > 1 else taps @ weight.T
+    return np.clip(out, *conv.clip) if conv.clip else out
+
+
+def conv_of(rng, name, x, out, ic, oc, size=1, stride=1, clip=(0, 6), groups=1):
+    weight = (rng.standard_normal((oc, ic // groups, size, size)) / np.sqrt(ic // groups * size * size)).astype("float32")
+    return program.Conv(name, x, out, weight, (rng.standard_normal(oc) / 4).astype("float32"), (stride, stride),
+                        (size // 2,) * 4, groups=groups, clip=clip)
+
+
+def smooth_frame(rng, height, width):
+    """Neighbours are alike, far from zero: what a convolution that looks for edges is left with are small differences."""
+    y, x = np.mgrid[0:height, 0:width, ][..., None] / 40
+    return (2 + 0.1 * np.sin(x + y + np.arange(3)) + 0.001 * rng.standard_normal((height, width, 3))).astype("float32")
+
+
+def test_the_first_convolution_keeps_the_small_differences_of_a_smooth_frame():
+    rng = np.random.default_rng(5)
+    frame = smooth_frame(rng, 21, 19)
+    cases, expected = [], []
+    for size, oc in ((3, 32), (7, 24), (3, 40)):
+        conv = conv_of(rng, "stem", "frame", "out", 3, oc, size, 2, None)
+        weight = conv.weight - conv.weight.mean((1, 2, 3), keepdims=True)  # edges only
+        conv = replace(conv, weight=weight * 100, bias=conv.bias * 0)
+        out = convolved(frame.astype(float), conv)
+        kernel = kernels.build(conv, {"frame": frame.shape, "out": out.shape}, TARGET, "fp16")
+        assert {arg.name: arg.dtype for arg in kernel.args if hasattr(arg, "name")} == {"frame": "float32", "out": "float16"}
+        cases.append((kernel, {"frame": frame}))
+        expected.append(out)
+    for want, got in zip(expected, emulate(cases)):
+        got = got["out"].reshape(want.shape)
+        assert got.dtype == np.float16
+        np.testing.assert_allclose(got.astype(float), want, rtol=2.0 ** -11, atol=1e-4)  # one rounding
+
+
+def test_the_first_block_takes_the_frame_in_float32_and_hands_on_float16():
+    rng = np.random.default_rng(6)
+    frame = smooth_frame(rng, 23, 18)
+    stem = conv_of(rng, "stem", "frame", "a", 3, 32, 3, 2)
+    stem = replace(stem, weight=(stem.weight - stem.weight.mean((1, 2, 3), keepdims=True)) * 50)
+    depthwise = conv_of(rng, "dw", "a", "b", 32, 32, 3, groups=32)
+    project = conv_of(rng, "project", "b", "out", 32, 16, clip=None)
+    a = convolved(frame.astype(float), stem)
+    expected = convolved(convolved(a, depthwise), project)
+    assert 0.2 < (a > 0).mean() < 0.9
+    shapes = {"frame": frame.shape, "a": a.shape, "b": a.shape, "out": expected.shape}
+    block = program.InvertedResidual("block", stem, depthwise, project)
+    for options in ({}, {"choices": Choices(panel=(8, 4), strip=4, group=2)}):  # a panel too wide for float32 is cut
+        kernel = kernels.build(block, shapes, TARGET, "fp16", **options)
+        assert kernel.args[0].dtype == "float32" and kernel.args[-1].dtype == "float16"
+        out = emulate([(kernel, {"frame": frame})])[0]["out"].reshape(expected.shape)
+        error = np.sqrt(np.mean((out.astype(float) - expected) ** 2)) / expected.std()
+        assert error < 2 * 2.0 ** -11, error
 
 
 def test_the_last_layer_sums_in_float32():
