@@ -143,7 +143,8 @@ def replay(prefix, command, inputs, manifest, work, threads):
     return read_trace(result, len(inputs), manifest), float(found[2]), int(found[1])
 
 
-def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None):
+def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None,
+                  keep=None):
     """Chain the compiled library over `inputs` and compare logits and all caches with the torch reference.
 
     Parameters
@@ -155,6 +156,9 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     reference : verify.Trace
     work : Path
         Created; the program and its files go there.
+    precision, rounding : as for `verify.compare`
+    keep : callable or None
+        Given the library's Trace, if it was run.
 
     Returns
     -------
@@ -182,6 +186,8 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     try:
         command = build_replay(library, target, runtime, work, static, cc)
         trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, 0)
+        if keep:
+            keep(trace)
         how += f", {threads} thread{'s' if threads != 1 else ''}"
         if not prefix:
             how += f", {mean_ms:.1f} ms a frame"

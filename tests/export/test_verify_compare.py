@@ -103,13 +103,53 @@ def test_what_was_not_executed_is_never_called_passed():
     assert verify.summary([done])["frames"] == 16
 
 
-def test_half_precision_may_cost_a_few_times_what_rounding_costs_and_no_more():
-    good = moving_trace()
-    rounding = {"logits": 0.2, **dict.fromkeys(good.caches, 0.01)}
-    for off, status in ((0.5, PASSED), (0.7, FAILED)):
+def noisy_trace(size, seed):
+    """moving_trace() with differences of the given RMS, relative to the values' standard deviation."""
+    rng, good = np.random.default_rng(seed), moving_trace()
+
+    def shake(values):
+        return values + (size * values.std() * rng.standard_normal(values.shape)).astype(np.float32)
+
+    return Trace(shake(good.logits), {name: shake(values) for name, values in good.caches.items()})
+
+
+@pytest.mark.parametrize("size, status", [(0.0, PASSED), (0.016, PASSED), (0.024, FAILED)])
+def test_half_precision_may_cost_twice_what_rounding_costs(size, status):
+    check = compare("c", moving_trace(), noisy_trace(size, 1), "fp16", rounding=noisy_trace(0.01, 2))
+    assert check.status == status
+    assert (f"{size / 0.01:.1f}" in check.detail) == (size > 0), check.detail
+
+
+def test_half_precision_never_costs_more_than_a_quarter_of_what_moves():
+    for size, status in ((0.2, PASSED), (0.3, FAILED)):
+        assert compare("c", moving_trace(), noisy_trace(size, 1), "fp16", rounding=noisy_trace(1.0, 2)).status == status
+
+
+def test_a_cache_that_stands_still_may_be_rounded_in_half_precision():
+    logits, still = moving_trace().logits, np.full((16, 1, 3, 3), 1.2345, np.float32)
+    for off, status in ((0.0005, PASSED), (0.005, FAILED)):
+        check = compare("c", Trace(logits, {"cache.0": still}), Trace(logits, {"cache.0": still + off}), "fp16",
+                        rounding=Trace(logits, {"cache.0": still + 0.0004}))
+        assert check.status == status
+
+
+def test_one_wrong_value_in_half_precision_fails_though_it_hardly_moves_the_mean():
+    good, rounding = moving_trace(), noisy_trace(0.01, 2)
+    for off, status in ((0.2, PASSED), (0.5, FAILED)):
         bad = moving_trace()
-        bad.logits[3, 2] += off
-        assert compare("c", good, bad, "fp16", rounding=rounding).status == status
-    bad = moving_trace()
-    bad.logits[3, 2] += 0.3 * np.abs(good.logits).max()  # a quarter of the values is the end, whatever rounding costs
-    assert compare("c", good, bad, "fp16", rounding=dict(rounding, logits=100.0)).status == FAILED
+        bad.caches["cache.1"][9, 2, 4, 3] += off
+        check = compare("c", good, bad, "fp16", rounding=rounding)
+        assert check.status == status and (status == PASSED) == ("cache.1 differs" not in check.detail)
+
+
+def test_fewer_frames_are_compared_with_the_rounding_of_the_same_frames():
+    check = compare("c", moving_trace().head(3), noisy_trace(0.016, 1).head(3), "fp16", rounding=noisy_trace(0.01, 2))
+    assert (check.status, check.frames) == (PASSED, 3)
+
+
+def test_elsewhere_a_library_in_half_precision_may_be_off_by_what_it_was_off_by_here():
+    good, got = moving_trace(), moving_trace()
+    got.logits[3, 2] += 0.5
+    tolerances = verify.half_tolerances(good, got)
+    assert tolerances["logits"] == pytest.approx(1.25 * 0.5 / np.abs(good.logits).max(), rel=1e-4)
+    assert {tolerances[name] for name in good.caches} == {verify.RELATIVE_TOLERANCE["fp16"]}
