@@ -19,9 +19,9 @@ FRAMES = 16
 RELATIVE_TOLERANCE = {"fp32": 1e-4, "fp16": 5e-3}
 # fp16: the root mean square (RMS) of the differences may be HALF_FACTOR times that of a network which only rounds what goes
 # into and comes out of its layers, and at most HALF_LIMIT of the values' standard deviation (a last bit, HALF_FLOOR of the
-# values, is always allowed); one difference may be HALF_PEAK times that. Measured on MobileNetV2, the same for logits and
-# all caches: 1.3 to 1.6 times, and 9 times.
-HALF_FACTOR, HALF_LIMIT, HALF_FLOOR, HALF_PEAK = 2, 0.25, 2.0 ** -10, 16
+# values, is always allowed); one difference may be HALF_PEAK times that. Measured on MobileNetV2, logits and caches: 1.4 to 1.6
+# times with random weights, 1.0 to 2.1 with trained ones (another engine's correct kernels: 2.1 to 2.5); the largest 6 times.
+HALF_FACTOR, HALF_LIMIT, HALF_FLOOR, HALF_PEAK = 3, 0.25, 2.0 ** -10, 11
 HALF_REPEAT = 1.25  # elsewhere the same library may be off by this many times what it was off by here
 MOVE_FACTOR = 1000  # logits must vary by this many (fp32) tolerances over the frames
 

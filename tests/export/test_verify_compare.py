@@ -1,4 +1,6 @@
 """The comparison itself: what it lets through, what it must not, and when it refuses to be called proof."""
+import re
+
 import numpy as np
 import pytest
 
@@ -113,11 +115,13 @@ def noisy_trace(size, seed):
     return Trace(shake(good.logits), {name: shake(values) for name, values in good.caches.items()})
 
 
-@pytest.mark.parametrize("size, status", [(0.0, PASSED), (0.016, PASSED), (0.024, FAILED)])
-def test_half_precision_may_cost_twice_what_rounding_costs(size, status):
+@pytest.mark.parametrize("size, status", [(0.0, PASSED), (0.026, PASSED), (0.036, FAILED)])
+def test_half_precision_may_cost_three_times_what_rounding_costs(size, status):
     check = compare("c", moving_trace(), noisy_trace(size, 1), "fp16", rounding=noisy_trace(0.01, 2))
     assert check.status == status
-    assert (f"{size / 0.01:.1f}" in check.detail) == (size > 0), check.detail
+    found = re.search(r"differences are ([\d.]+) to ([\d.]+) times those of rounding alone", check.detail)
+    if size:
+        assert float(found[1]) < 100 * size < float(found[2])
 
 
 def test_half_precision_never_costs_more_than_a_quarter_of_what_moves():
