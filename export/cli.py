@@ -19,6 +19,7 @@ from .report import Progress, lines
 ARCHITECTURES = ("mobilenet_v2", "resnet18", "resnet50")
 _EXAMPLES = """examples:
   tsm-export --list-targets
+  tsm-export --target jetson-nano                       # the package's own model
   tsm-export --target jetson-nano --checkpoint mobilenetv2_jester_online.pth.tar
   tsm-export --target raspberry-pi-4 --checkpoint mine.pth --classes labels.txt --input-size 160x120
   tsm-export --target host --random-weights            # to try the machinery: it recognises nothing
@@ -33,7 +34,7 @@ def _parser():
     add("--target", metavar="T", help="the device; see --list-targets")
     add("--list-targets", action="store_true", help="print all targets and leave")
     add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one of the reference "
-        "repository, of MMAction2, or our own")
+        "repository, of MMAction2, or our own (default: the package's own model of 19 gestures)")
     add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure; "
         "its classes are numbers, also where there are 27, as no answer of it means a gesture")
     add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
