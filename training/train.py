@@ -229,13 +229,27 @@ def fill_in(args):
     return source
 
 
-def events_of(classes, fps):
-    """How a network's answers on a stream become events, for the manifest: about a second is averaged, whatever the rate."""
+def events_of(classes, fps, before=None):
+    """How a network's answers on a stream become events, for the manifest.
+
+    Parameters
+    ----------
+    classes : list of str
+    fps : float
+        0 where it is not known.
+    before : dict or None
+        What is known of the checkpoint that training begins with. Its settings stay (tsm-eval --tune-events may have found them),
+        the seconds that are averaged too; without them about a second is averaged.
+    """
     from .gestures_labels import BACKGROUND_CLASSES, slug
 
     rest = {slug(name) for name in BACKGROUND_CLASSES}
-    return {"window": min(12, max(1, round(fps or 12.0))), "hold": 2 if fps == 0 or fps >= 6 else 1, "on": 0.5, "off": 0.3,
-            "merge": {}, "ignore": [], "background": [i for i, name in enumerate(classes) if slug(name) in rest]}
+    events = {"window": min(12, max(1, round(fps or 12.0))), "hold": 2 if fps == 0 or fps >= 6 else 1, "on": 0.5, "off": 0.3,
+              "merge": {}, "ignore": [], "background": [i for i, name in enumerate(classes) if slug(name) in rest]}
+    if before and before.get("events"):
+        events.update({key: before["events"][key] for key in ("hold", "on", "off")})
+        events["window"] = max(1, round(before["events"]["window"] * (fps or 12.0) / (before.get("fps") or 12.0)))
+    return events
 
 
 def fill_in_steps(args, clips, world=1):
@@ -275,7 +289,7 @@ def make_network(args, source, classes, fps):
         if shift == "offline" and source.info["shift"] == "online":
             kind.update(past=None)
     net = create_model(args.arch, len(classes), classes=list(classes), **kind)
-    net.tsm_info.update(trained=True, fps=fps, events=events_of(classes, fps))
+    net.tsm_info.update(trained=True, fps=fps, events=events_of(classes, fps, source and source.info))
     if source is None:
         return net, "weights from scratch"
     net.tsm_info.update({k: source.info[k] for k in ("mean", "std", "resize", "filter") if source.info.get(k)})

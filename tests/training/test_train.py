@@ -205,6 +205,12 @@ def test_a_second_is_averaged_for_events_whatever_the_rate():
     assert events_of(["wave", "no-gesture"], 4.0)["background"] == [1]
 
 
+def test_fine_tuning_keeps_the_event_settings_that_were_found_for_the_checkpoint():
+    found = {"window": 5, "hold": 1, "on": 0.8, "off": 0.1, "merge": {}, "ignore": [], "background": [0, 2]}
+    assert events_of(["no-gesture", "wave"], 10 / 3, {"events": found, "fps": 4.0}) == {**found, "window": 4, "background": [0]}
+    assert events_of(["no-gesture", "wave"], 12.0, {"fps": 4.0}) == events_of(["no-gesture", "wave"], 12.0)
+
+
 def test_the_bundle_gets_the_events_of_the_run(straight, tiny):
     from tsm_edge.runtimes import load
 
