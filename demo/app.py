@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirror=False, silence=SILENCE_SECONDS,
-        attention=None):
+        attention=None, stop=lambda: False):
     """Run a model over a source until it ends.
 
     Parameters
@@ -56,6 +56,8 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
         Seconds without a frame after which a live source is lost.
     attention : Heat or None
         Draws where the network looks; the model is then one of the torch back end.
+    stop : callable
+        Asked before every frame; True ends the run as "interrupted".
 
     Returns
     -------
@@ -70,6 +72,9 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
     capture = Capture(source)
     try:
         while True:
+            if stop():
+                reason = "interrupted"
+                break
             frame = capture.next()
             if frame is None:
                 if capture.ended:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 from tsm_edge import cli
@@ -109,12 +110,9 @@ def _main(argv):
     if not trained:
         _say("UNTRAINED: this network has random weights; its labels mean nothing.")
 
-    previous = signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
+    with _stopping() as stop:
         outcome = run(model, source, log=log, window=window, recorder=recorder, max_frames=options.max_frames,
-                      mirror=options.mirror, attention=heat)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+                      mirror=options.mirror, attention=heat, stop=stop)
     rate = outcome.frames / outcome.seconds if outcome.seconds > 0 else 0.0
     notes = [f"{outcome.read} frames read, {outcome.dropped} dropped, {outcome.skipped} skipped by the model's frame rate, "
              f"{outcome.resets} resets; {outcome.frames} steps in {outcome.seconds:.1f} s ({rate:.1f} a second)"]
@@ -133,8 +131,26 @@ def _main(argv):
     return 0
 
 
-def _as_interrupt(*_):
-    raise KeyboardInterrupt
+@contextmanager
+def _stopping():
+    """Ctrl-C or SIGTERM makes the yielded function return True; twice: KeyboardInterrupt at once.
+
+    Not an exception the first time: OpenCV 5 dies of one that a signal raises while it draws text in its outline font.
+    """
+    asked = []
+
+    def ask(*_):
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(True)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)
+              if signal.getsignal(number) is not signal.SIG_IGN}  # as under nohup
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main(argv=None):

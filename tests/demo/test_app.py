@@ -119,6 +119,12 @@ def test_ctrl_c_ends_it_cleanly(model, make_source, toys):
     assert sum(e.kind == "start" for e in log) == sum(e.kind == "end" for e in log)
 
 
+def test_asked_to_stop_it_ends_before_the_next_frame(model, make_source, toys):
+    source, log, screen = make_source(toys.smooth_frames(30)), Lines(), Screen()
+    outcome = run(model, source, log=log, window=screen, stop=lambda: len(screen.shown) == 5)
+    assert (outcome.reason, outcome.frames, len(screen.shown)) == ("interrupted", 5, 5) and source.closed and log.closed
+
+
 def test_a_reading_error_closes_everything_and_is_passed_on(model, make_source, toys):
     source, log = make_source([*toys.smooth_frames(3), RuntimeError("decoder")]), Lines()
     with pytest.raises(RuntimeError, match="decoder"):

@@ -111,6 +111,25 @@ def test_ctrl_c_and_terminate_end_it_with_summary_and_film(bundle, tmp_path, num
     assert events.count("start") == events.count("end")
 
 
+def test_asked_to_stop_while_it_draws_text():
+    """OpenCV 5 dies of an exception that a signal's handler raises in its text functions."""
+    code = """if True:
+        import os, signal, threading
+        from tsm_edge.demo.cli import _stopping
+        from tsm_edge.demo.overlay import Pen
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        pen, asked = Pen(), 0
+        for _ in range(200):
+            with _stopping() as stop:
+                threading.Timer(0.0005, os.kill, (os.getpid(), signal.SIGINT)).start()
+                while not stop():
+                    pen.width("Drumming Fingers", 12)
+            asked += 1
+        print(asked)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "200\n"), done.stderr
+
+
 def test_help_shows_sources_examples_and_keys():
     code, out, _ = demo("--help")
     assert code == 0 and all(word in out for word in ("csi://0", "rtsp://", "test://", "examples:", "full screen", "--input-flip"))
