@@ -144,14 +144,21 @@ _MNN_CONVERT = ("import sys; sys.modules['MNN.tools.utils.log'] = None; "
                 "from MNN.tools.mnnconvert import convert; convert(['mnnconvert', *sys.argv[1:]])")
 
 
+def mnn_file(onnx_path, workdir):
+    """Convert an ONNX file with MNN's own converter; returns the path of the new file in `workdir`."""
+    _need("MNN", "MNN")
+    target = workdir / "model.mnn"
+    _convert([sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX", "--modelFile", str(Path(onnx_path).resolve()),
+              "--MNNModel", str(target), "--bizCode", "tsm"], workdir, target, "mnn")
+    return target
+
+
 class Mnn(Peer):
     name, package = "mnn", "MNN"
 
     def __init__(self, model, workdir, threads):
         MNN = _need("MNN", self.package)
-        target = workdir / "model.mnn"
-        _convert([sys.executable, "-c", _MNN_CONVERT, "-f", "ONNX", "--modelFile", str(Path(model.onnx_path).resolve()),
-                  "--MNNModel", str(target), "--bizCode", "tsm"], workdir, target, self.name)
+        target = mnn_file(model.onnx_path, workdir)
         self.MNN, self.nn = MNN, MNN.nn
         manager = MNN.nn.create_runtime_manager(({"backend": "CPU", "precision": "high", "numThread": threads},))
         self.net = MNN.nn.load_module_from_file(str(target), model.inputs, model.outputs, runtime_manager=manager,

@@ -27,7 +27,7 @@ def scripts():
 
 SCRIPTS = scripts()
 BOARD = ["demo.py", "tsm_device.py"]
-MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.training.train"]
+MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.benchmarks.arm.accuracy", "tsm_edge.training.train"]
 
 
 class Parsed(BaseException):

@@ -1,0 +1,220 @@
+"""How far a bundle's library drifts from the network in float32 on an ARM CPU, frame after frame, beside MNN.
+
+    python -m tsm_edge.benchmarks.arm.accuracy dist/pi5-half
+    python -m tsm_edge.benchmarks.arm.accuracy dist/pi5-half --against mnn --frames 200 --json
+
+Both run under QEMU on the same frames, each carrying its own caches on. MNN is the AArch64 wheel of PyPI in an AArch64
+Python made of Debian's packages; both are fetched once, into --arm-python. A frame takes MNN about 10 s, ours 2 to 10 s.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+
+PACKAGES = ("python3", "libstdc++6", "libgomp1")  # of Debian; their dependencies come with them
+WHEELS = ("MNN==3.6.1", "numpy<2.3")
+PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m tsm_edge.benchmarks.arm.accuracy", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("bundle", metavar="BUNDLE", help="a bundle with a library for AArch64 Linux")
+    p.add_argument("--against", choices=("mnn",), help="run this engine on the same frames, in the bundle's precision")
+    p.add_argument("--frames", type=int, default=40, help="frames to chain (40)")
+    p.add_argument("--arm-python", type=Path, default=Path.home() / ".cache" / "tsm-edge" / "arm-python", metavar="DIR",
+                   help="where the AArch64 Python with MNN is, or is made (~/.cache/tsm-edge/arm-python)")
+    p.add_argument("--json", action="store_true")
+    return p
+
+
+def errors(reference, got):
+    """Differences of two traces as plain values: for logits, and for all caches together, the largest and the root mean square.
+
+    Parameters
+    ----------
+    reference, got : verify.Trace
+        Of the same frames.
+
+    Returns
+    -------
+    dict
+        logits_max, logits_rms, caches_max, caches_rms. Where a value of `got` is not finite: infinity.
+    """
+    def of(pairs):
+        off = np.concatenate([(np.asarray(b, np.float64) - a).ravel() for a, b in pairs])
+        return (float(np.abs(off).max()), float(np.sqrt(np.mean(off ** 2)))) if np.isfinite(off).all() else (np.inf, np.inf)
+
+    logits = of([(reference.logits, got.logits)])
+    caches = of([(value, got.caches[name]) for name, value in reference.caches.items()]) if reference.caches else (0.0, 0.0)
+    return {"logits_max": logits[0], "logits_rms": logits[1], "caches_max": caches[0], "caches_rms": caches[1]}
+
+
+def library_trace(bundle, target, inputs, work):
+    """Chain the bundle's library over inputs (float32 [T, 3, H, W]) under the emulator. Returns (verify.Trace, how it was run)."""
+    import tsm_edge.runtimes
+    from tsm_edge.export import replay
+
+    prefix, how = replay.emulator(target)
+    if prefix is None:
+        raise MissingComponentError("the library cannot be run here", found=how, expected="qemu-aarch64", do="apt install qemu-user")
+    folder = replay.sysroot(target)
+    if prefix and folder is None:
+        raise MissingComponentError("there is no C library for the emulator", found="no AArch64 glibc",
+                                    expected="/usr/aarch64-linux-gnu", do="apt install libc6-dev-arm64-cross")
+    command = replay.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target,
+                                  Path(tsm_edge.runtimes.__file__).resolve().parent / "c", work, False)
+    trace, _, _ = replay.replay([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
+    return trace, how
+
+
+def arm_python(folder):
+    """An AArch64 Python with MNN in `folder`, made there first if need be. Returns (root, python, packages).
+
+    Raises
+    ------
+    MissingComponentError
+        What fetching needs is missing, or fetching failed.
+    """
+    root, packages = folder / "root", folder / "packages"
+    if not (packages / "MNN").is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            _fetch(folder, root, packages)
+        except (OSError, subprocess.CalledProcessError) as error:
+            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise MissingComponentError("no AArch64 Python with MNN could be made", found=said[-1] if said else type(error).__name__,
+                                        expected="apt-get and dpkg-deb of Debian, pip, and their servers",
+                                        do="run it on Debian with a network, or leave --against out") from None
+    python = next(path for path in sorted(root.glob("usr/bin/python3.*")) if path.name[8:].isdigit())
+    return root, python, packages
+
+
+def _fetch(folder, root, packages):
+    apt = folder / "apt"
+    for part in ("lists/partial", "cache/archives/partial", "state"):
+        (apt / part).mkdir(parents=True)
+    (apt / "state" / "status").touch()  # nothing is installed: all dependencies are fetched
+    settings = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures::=arm64", "-o", f"Dir::State={apt}/state",
+                "-o", f"Dir::State::lists={apt}/lists", "-o", f"Dir::State::status={apt}/state/status",
+                "-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User=", "-q"]
+    _quiet(["apt-get", *settings, "update"])
+    _quiet(["apt-get", *settings, "install", "--download-only", "-y", "--no-install-recommends", *PACKAGES])
+    for package in sorted((apt / "cache" / "archives").glob("*.deb")):
+        _quiet(["dpkg-deb", "-x", package, root])
+    version = next(path.name[6:] for path in sorted(root.glob("usr/bin/python3.*")) if path.name[8:].isdigit())
+    wheels = folder / "wheels"
+    _quiet([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", version,
+            *(part for platform in PLATFORMS for part in ("--platform", platform)), "-d", wheels, *WHEELS])
+    for wheel in sorted(wheels.glob("*.whl")):
+        shutil.unpack_archive(wheel, folder / "unpacked", "zip")
+    (folder / "unpacked").rename(packages)
+    shutil.rmtree(apt)
+    shutil.rmtree(wheels)
+
+
+def _quiet(command):
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+
+
+def mnn_trace(bundle, target, inputs, folder, work):
+    """Chain MNN over inputs under the same emulator, in the bundle's precision. Returns a verify.Trace."""
+    from tsm_edge.benchmarks.peers import mnn_file
+    from tsm_edge.export import replay
+    from tsm_edge.export.verify import Trace
+
+    model = mnn_file(bundle.file("model.onnx"), work)
+    root, python, packages = arm_python(folder)
+    caches = {cache["name"]: tuple(cache["shape"]) for cache in bundle.manifest["caches"]}
+    np.savez(work / "frames.npz", inputs=inputs, **{name: np.array(shape) for name, shape in caches.items()})
+    prefix, _ = replay.emulator(target)
+    precision = "low" if bundle.manifest["precision"] == "fp16" else "high"
+    worker = subprocess.Popen(
+        [str(part) for part in (*prefix, "-L", root, "-E", f"PYTHONHOME={root}/usr", "-E", f"PYTHONPATH={packages}", python,
+                                Path(__file__).with_name("mnn_worker.py"), model, work / "frames.npz", work / "mnn.npz", precision)],
+        stdout=subprocess.PIPE, stderr=(work / "mnn.err").open("w"), text=True)
+    done = 0
+    for line in worker.stdout:
+        if line.strip() == "frame":
+            done += 1
+            print(f"\rMNN: frame {done} of {len(inputs)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    if worker.wait() != 0:
+        said = (work / "mnn.err").read_text().strip().splitlines()
+        raise CheckFailedError("MNN did not run under the emulator", found=said[-1] if said else f"exit code {worker.returncode}",
+                               expected=f"{len(inputs)} frames", do=f"remove {folder} to fetch it anew, or leave --against out")
+    got = np.load(work / "mnn.npz")
+    return Trace(got["logits"], {name: got[name] for name in caches})
+
+
+def _main(argv):
+    from tsm_edge.export import verify
+    from tsm_edge.export.bundle import network_inputs, verification_frames
+    from tsm_edge.export.targets import get_target
+    from tsm_edge.runtimes.bundle import open_bundle
+
+    args = parser().parse_args(argv)
+    if args.frames < 2:
+        raise InputError("--frames cannot be used", found=args.frames, expected="at least 2", do="for example --frames 40")
+    bundle = open_bundle(args.bundle)
+    about = bundle.manifest["target"]
+    if not str(about.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
+        raise InputError("this runs AArch64 Linux libraries", found=f"a bundle for {about.get('name')} ({about.get('triple')})",
+                         expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target raspberry-pi-5 --precision fp16")
+    target = get_target(about["name"])
+    print(f"options: bundle={args.bundle}, frames={args.frames}, against={args.against or 'nobody'}", file=sys.stderr)
+    inputs = network_inputs(verification_frames(bundle.manifest, args.frames), bundle.manifest)
+    with tempfile.TemporaryDirectory(prefix="tsm-edge-accuracy-") as work:
+        reference = verify.onnx_trace(bundle.file("model.onnx"), inputs)
+        trace, how = library_trace(bundle, target, inputs, Path(work))
+        rows = [{"engine": "tsm-edge", **errors(reference, trace)}]
+        if args.against:
+            rows.append({"engine": "MNN", **errors(reference, mnn_trace(bundle, target, inputs, args.arm_python, Path(work)))})
+    result = {"model": bundle.manifest["name"], "precision": bundle.manifest["precision"], "target": target.name, "run": how,
+              "frames": args.frames, "reference": "onnxruntime, float32", "logits_std": float(reference.logits.std()),
+              "engines": rows}
+    if args.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _print(result)
+    worse = [name for name in ("logits_rms", "caches_rms") if len(rows) > 1 and rows[0][name] > rows[1][name]]
+    if worse or not np.isfinite(rows[0]["logits_rms"]):
+        raise CheckFailedError("the library is less exact than the other engine", found=", ".join(worse) or "values not finite",
+                               expected="smaller differences (RMS)", do="look at the table above")
+    print(f"PASSED {args.frames} frames", file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _print(result):
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{result['model']}, {result['precision']}, {result['run']}: differences from {result['reference']}, "
+                        f"{result['frames']} chained frames (logits' standard deviation {result['logits_std']:.2f})")
+    for title in ("", "logits, largest", "logits, RMS", "caches, largest", "caches, RMS"):
+        table.add_column(title, justify="left" if not title else "right")
+    for row in result["engines"]:
+        table.add_row(row["engine"], *(f"{row[name]:.3g}" for name in ("logits_max", "logits_rms", "caches_max", "caches_rms")))
+    Console().print(table)
+
+
+def main(argv=None):
+    from tsm_edge import cli
+
+    cli.run(_main, argv)
+
+
+if __name__ == "__main__":
+    main()
