@@ -59,7 +59,9 @@ class Pen:
         return cv2.getTextSize(text, cv2.FONT_HERSHEY_DUPLEX, size / 30.0, weight)[0][0]
 
     def fit(self, text, size, room, bold=False, least=8):
-        """(text, size) so that the line fits `room` pixels: smaller first, then shortened."""
+        """(text, size) so that the line fits `room` pixels: smaller first, then shortened; "" where there is no room."""
+        if not text or room <= 0:
+            return "", size
         width = self.width(text, size, bold)
         if width > room:
             size = max(least, int(size * room / width))
@@ -160,6 +162,8 @@ class Overlay:
         pen, space, height, ramp = self.pen, 14 * unit, 26 * unit, int(64 * unit)
         text, size = pen.fit(f"evidence for {name}", 14 * unit, width - 2 * left - 3 * space - ramp)
         right = left + 3 * space + pen.width(text, size) + ramp
+        if not text or right > width or top + height > image.shape[0]:
+            return  # no room
         pen.pill(image, left, top, right, top + height, PANEL, 0.66)
         pen.text(image, text, left + space, top + height * 0.69, size, WHITE)
         x, y, thick = int(right - space - ramp), int(top + height * 0.36), max(2, int(height * 0.28))

@@ -33,6 +33,20 @@ def test_every_size_can_be_drawn_on(width, height):
         assert image.shape == (height, width, 3) and (image != 120).any()
 
 
+def test_narrow_and_flat_pictures_can_be_drawn_on():
+    for width in (1, 2, 20, 30, 38, 40, 60, 76, 90):
+        for height in (1, 16, 40, 480):
+            for trained in (True, False):
+                for note in ("", "for 0.8 s"):
+                    assert drawn(width, height, trained=trained, note=note, looks_for="Stop Sign").shape == (height, width, 3)
+
+
+def test_the_legend_of_the_heat_is_there_where_it_fits():
+    colours = [len(np.unique(drawn(width, 240, looks_for=looks_for).reshape(-1, 3), axis=0)) for width, looks_for in
+               ((320, ""), (320, "Stop Sign"), (70, ""), (70, "Stop Sign"))]
+    assert colours[1] > colours[0] + 20 and colours[3] == colours[2]
+
+
 @pytest.mark.parametrize("width, height", SIZES[:4])
 def test_the_middle_of_the_picture_stays_free(width, height):
     image = drawn(width, height, trained=False)
@@ -62,6 +76,7 @@ def test_long_texts_are_fitted_to_their_room():
         fitted, size = pen.fit(text, 30, 120, least=12)
         assert pen.width(fitted, size) <= 120 and size >= 12
     assert pen.fit("ok", 20, 500) == ("ok", 20)
+    assert pen.fit("", 20, 500)[0] == pen.fit("", 20, -3)[0] == pen.fit("no room", 20, 0)[0] == ""
 
 
 @pytest.mark.parametrize("stroke_font", [False, True])
