@@ -1,6 +1,7 @@
 """The demo's loop: capture, step, smooth, draw, show, record."""
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import NamedTuple
 
@@ -120,15 +121,15 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
     except KeyboardInterrupt:
         reason = "interrupted"
     finally:
-        for event in events.finish():
-            log.write(event)
-        capture.close()
-        stream.close()
-        log.close()
-        if recorder:
-            recorder.close()
-        if window:
-            window.close()
+        with contextlib.ExitStack() as closing:  # the last first; each of them, whatever another one raises
+            if window:
+                closing.callback(window.close)
+            if recorder:
+                closing.callback(recorder.close)
+            closing.callback(log.close)
+            closing.callback(lambda: [log.write(event) for event in events.finish()])
+            closing.callback(stream.close)
+            closing.callback(capture.close)
     return Outcome(reason, frames, taken + capture.dropped, capture.dropped, skipped, resets, stages.rows(), log.count,
                    time.monotonic() - begin)
 

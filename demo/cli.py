@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from tsm_edge import cli
 from tsm_edge.default import default_checkpoint
 from tsm_edge.errors import InputError
 from tsm_edge.runtimes import BACKENDS, CHECKPOINTS, load
-from tsm_edge.runtimes.sources import add_options, asked_for, masked, open_source
+from tsm_edge.runtimes.sources import add_options, asked_for, file_of, masked, open_source
 
 EPILOG = """sources (the words of jetson-inference):
   0, /dev/video0          a USB camera               csi://0        a Jetson's CSI camera
@@ -68,6 +69,20 @@ def _check_attention(options):
                          expected="a window or a film", do="add --output heat.mp4, or leave --headless out")
 
 
+def _check_outputs(options):
+    """Refuse to write over what is read, and two things into one file, before anything is opened."""
+    used = [(name, path) for name, path in (("MODEL", options.bundle), ("--source", file_of(options.source))) if path]
+    for option, path in (("--output", options.output), ("--events", options.events)):
+        if path in (None, "-"):
+            continue
+        for other, there in used:
+            if os.path.realpath(path) == os.path.realpath(there) or \
+                    (os.path.exists(path) and os.path.exists(there) and os.path.samefile(path, there)):
+                raise InputError(f"{option} would write over {other}", found=f"{path} for both", expected="a file of its own",
+                                 do="write elsewhere")
+        used.append((option, path))
+
+
 def _say(text):
     print(text, file=sys.stderr, flush=True)
 
@@ -77,6 +92,7 @@ def _main(argv):
     if options.max_frames is not None and options.max_frames < 1:
         raise InputError("--max-frames cannot be used", found=str(options.max_frames), expected="1 or more",
                          do="leave it out for no limit")
+    _check_outputs(options)
     shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
              "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip,
              "attention": options.attention_class or options.attention}
@@ -116,6 +132,10 @@ def _main(argv):
     rate = outcome.frames / outcome.seconds if outcome.seconds > 0 else 0.0
     notes = [f"{outcome.read} frames read, {outcome.dropped} dropped, {outcome.skipped} skipped by the model's frame rate, "
              f"{outcome.resets} resets; {outcome.frames} steps in {outcome.seconds:.1f} s ({rate:.1f} a second)"]
+    if outcome.reason == "end of file" and outcome.read < 0.9 * source.frames:  # the number may be an estimate
+        notes.append(f"note: the file announces {source.frames} frames, {outcome.read} could be read: it may be damaged")
+    if recorder:
+        recorder.check()
     if recorder and recorder.frames:
         notes.append(f"recorded {recorder.frames} frames at {recorder.fps:.3g} fps: {recorder.path}")
     print_summary(outcome.stages, notes)

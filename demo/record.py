@@ -1,13 +1,13 @@
 """Writing the picture with its overlay to a video file, and events to JSON lines."""
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sys
 from pathlib import Path
 
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes.sources import import_cv2
+from tsm_edge.runtimes.sources import frames_in, import_cv2
 
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".m4v": "mp4v", ".avi": "MJPG", ".mkv": "mp4v"}
 
@@ -26,9 +26,17 @@ class VideoRecorder:
         if self.path.suffix.lower() not in CODECS:
             raise InputError("the output's kind is unknown", found=self.path.suffix or "no suffix",
                              expected=", ".join(CODECS), do="name it, for example, out.mp4")
-        if not (self.path.parent.is_dir() and os.access(self.path.parent, os.W_OK)):
+        if not self.path.parent.is_dir():
             raise InputError("the output cannot be written", found=f"no folder {self.path.parent} to write to",
                              expected="an existing folder", do="make the folder, or write elsewhere")
+        try:
+            new = not self.path.exists()
+            open(self.path, "ab").close()
+            if new:
+                self.path.unlink()
+        except OSError as error:
+            raise InputError("the output cannot be written", found=f"{self.path}: {error.strerror}", expected="a file that can be made",
+                             do="write elsewhere") from error
         self._writer, self._size, self._first, self.frames = None, None, None, 0
 
     def write(self, image, time):
@@ -56,6 +64,18 @@ class VideoRecorder:
         if self._writer is not None:
             self._writer.release()
 
+    def check(self):
+        """Once it is closed: are all frames in the file? OpenCV does not say when a disk is full.
+
+        Raises
+        ------
+        InputError
+        """
+        found = frames_in(self.path) if self.frames else 0
+        if found != self.frames:
+            raise InputError("the film could not be written", found=f"{found} of {self.frames} frames in {self.path}",
+                             expected="all of them", do="make room on the disk, or write elsewhere")
+
 
 class EventLog:
     """Gesture events as they happen: JSON lines to a file or stdout, plain lines to stdout.
@@ -69,29 +89,40 @@ class EventLog:
     """
 
     def __init__(self, target, trained, out=None):
-        self._out, self._trained, self.count = out or sys.stdout, trained, 0
+        self._out, self._trained, self.count, self._target = out or sys.stdout, trained, 0, target or "stdout"
         self._plain, self._file = target != "-", None
         if target not in (None, "-"):
-            try:
+            with self._words():
                 self._file = open(target, "w", encoding="utf-8")
-            except OSError as error:
-                raise InputError("the events cannot be written", found=f"{target}: {error.strerror}",
-                                 expected="a file in an existing folder, or - for stdout", do="write elsewhere") from error
         elif target == "-":
             self._file = self._out
 
     def write(self, event):
         """Write one Event."""
         self.count += event.kind == "end"
-        if self._plain and event.kind == "end":
-            print(f"{_clock(event.start)} - {_clock(event.end)}  {event.label}  {event.score:.2f}", file=self._out, flush=True)
-        if self._file:
-            self._file.write(json.dumps(event_record(event, self._trained), ensure_ascii=False) + "\n")
-            self._file.flush()
+        with self._words():
+            if self._plain and event.kind == "end":
+                print(f"{_clock(event.start)} - {_clock(event.end)}  {event.label}  {event.score:.2f}", file=self._out, flush=True)
+            if self._file:
+                self._file.write(json.dumps(event_record(event, self._trained), ensure_ascii=False) + "\n")
+                self._file.flush()
 
     def close(self):
         if self._file and self._file is not self._out:
-            self._file.close()
+            with self._words():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _words(self):
+        """What the system says, in ours. A reader that is gone (tsm-demo | head) is no error."""
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise InputError("the events cannot be written", found=f"{self._target}: {error.strerror}",
+                             expected="a file in an existing folder with room on its disk, or - for stdout",
+                             do="write elsewhere") from error
 
 
 def event_record(event, trained=True):

@@ -6,6 +6,7 @@ renderer belongs to the training package. OpenCV is imported when something is o
 from __future__ import annotations
 
 import glob
+import math
 import os
 import re
 import time
@@ -128,9 +129,30 @@ def kind_of(address):
     return choose(scheme, ["file", "csi", "test", "v4l2", *STREAMS], "kind of source") if scheme else "file"
 
 
+def file_of(address):
+    """The path of the file that an address names; None where it names none."""
+    if kind_of(address) != "file":
+        return None
+    if "://" not in address:
+        return address
+    parts = urlparse(address)
+    return unquote(parts.netloc + parts.path)
+
+
 def masked(address):
     """The address without its user and password, to be shown."""
-    return re.sub(r"//[^/@]*@", "//***@", address)
+    return re.sub(r"//[^/]*@", "//***@", address)
+
+
+def frames_in(path):
+    """How many frames lie in a video file; 0 where it cannot be read."""
+    cv2 = import_cv2()
+    film, count = _quietly(cv2, lambda: cv2.VideoCapture(str(path))), 0
+    film.set(cv2.CAP_PROP_FORMAT, -1)  # where this OpenCV can: packets as they lie there, which need no decoding
+    while film.grab():
+        count += 1
+    film.release()
+    return count
 
 
 def add_options(parser):
@@ -179,6 +201,8 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none", rend
     for name, value in (("width", width), ("height", height)):
         if value is not None and not 16 <= value <= 16384:
             raise InputError(f"the {name} cannot be used", found=str(value), expected="16 to 16384", do="pick another")
+    if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
+        raise InputError("the frame rate cannot be used", found=str(fps), expected="above 0, up to 1000", do="leave --input-rate out")
     size, kind = (width, height) if width else None, kind_of(address)
     if kind == "test":
         if rendered is None:
@@ -191,10 +215,7 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none", rend
         return _open_stream(address, flip)
     if kind == "camera":
         return _open_camera(address.replace("v4l2://", ""), size, fps, flip)
-    if "://" in address:
-        parts = urlparse(address)
-        address = unquote(parts.netloc + parts.path)
-    return _open_file(address, size, flip)
+    return _open_file(file_of(address), size, flip)
 
 
 def _open_file(path, size, flip):

@@ -1,5 +1,7 @@
 """The loop: files give the same events every time; every way of ending is clean."""
+import contextlib
 import json
+import os
 import threading
 
 import numpy as np
@@ -132,6 +134,33 @@ def test_a_reading_error_closes_everything_and_is_passed_on(model, make_source, 
     assert source.closed and log.closed
 
 
+@pytest.mark.parametrize("fails", ["the log", "the film"])
+def test_what_cannot_be_written_closes_everything_and_is_passed_on(model, make_source, toys, fails):
+    class Film:
+        closed = False
+
+        def write(self, picture, time):
+            if fails == "the film":
+                raise InputError("full", found="-", expected="-", do="-")
+
+        def close(self):
+            self.closed = True
+
+    class Log(Lines):
+        def write(self, event):
+            if fails == "the log":
+                raise InputError("full", found="-", expected="-", do="-")
+
+        def close(self):
+            self.closed = True
+            raise InputError("full", found="-", expected="-", do="-")
+
+    source, log, film, screen = make_source(toys.smooth_frames(40)), Log(), Film(), Screen()
+    with pytest.raises(InputError, match="full"):
+        run(model, source, log=log, recorder=film, window=screen)
+    assert source.closed and log.closed and film.closed and screen.closed
+
+
 def test_the_mirror_is_for_the_viewer_only(model, make_source, toys):
     frames = toys.smooth_frames(4, 240, 320)
     plain, mirrored, logs = Screen(), Screen(), []
@@ -206,13 +235,47 @@ def test_odd_sizes_size_changes_and_gaps_are_recorded(tmp_path):
     assert len(frames) == 6 and frames[0].shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize("suffix, fps", [(".mp4", 29.97), (".avi", 15), (".mkv", 7.3), (".mov", 240)])
+def test_a_film_that_is_not_whole_is_no_film(tmp_path, suffix, fps):
+    recorder = VideoRecorder(tmp_path / f"out{suffix}", fps)
+    recorder.check()  # nothing was recorded
+    random = np.random.default_rng(0)
+    for t in range(30):
+        recorder.write(random.integers(0, 256, (48, 64, 3), dtype=np.uint8), 2 * t / fps)  # every picture twice
+    recorder.close()
+    assert recorder.frames == 59
+    recorder.check()
+    data = recorder.path.read_bytes()
+    recorder.path.write_bytes(data[:len(data) * 2 // 3])  # as a full disk leaves it
+    with pytest.raises(InputError, match="of 59 frames"):
+        recorder.check()
+
+
 def test_outputs_that_cannot_be_are_refused_before_the_run(tmp_path):
-    for path, words in ((tmp_path / "out.gif", ".mp4"), (tmp_path / "no" / "out.mp4", "no folder")):
+    (tmp_path / "folder.mp4").mkdir()
+    for path, words in ((tmp_path / "out.gif", ".mp4"), (tmp_path / "no" / "out.mp4", "no folder"),
+                        (tmp_path / "folder.mp4", "Is a directory"), (tmp_path / ("x" * 300 + ".mp4"), "name too long")):
         with pytest.raises(InputError) as error:
             VideoRecorder(path, 30)
         assert words in str(error.value) and error.value.do
     with pytest.raises(InputError, match="cannot be written"):
         EventLog(tmp_path / "no" / "events.jsonl", True)
+    VideoRecorder(tmp_path / "out.mp4", 30)
+    (tmp_path / "old.mp4").write_bytes(b"old")
+    VideoRecorder(tmp_path / "old.mp4", 30)
+    assert not (tmp_path / "out.mp4").exists() and (tmp_path / "old.mp4").read_bytes() == b"old"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_said_by_the_event_log():
+    event = Event("start", "Swiping Left", 16, 1.25, None, 0.5, 15, None)
+    with open("/dev/full", "w") as full:
+        for log in (EventLog("/dev/full", True), EventLog("-", True, out=full), EventLog(None, True, out=full)):
+            with pytest.raises(InputError, match="events cannot be written"):
+                log.write(event._replace(kind="end", end=2.0, end_frame=24))
+        log._file = None
+        with contextlib.suppress(OSError):
+            full.close()
 
 
 def test_events_are_written_as_they_happen(tmp_path, capsys):

@@ -12,6 +12,9 @@ import numpy as np
 import pytest
 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
+
+from tsm_edge.errors import InputError  # noqa: E402
+
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
 
 
@@ -62,6 +65,7 @@ def test_a_rendered_gesture_runs_to_the_frame_limit(bundle):
     (["--source", "VIDEO", "--headless", "--output", "x.gif"], [".mp4"]),
     (["--source", "VIDEO", "--headless", "--backend", "onnx"], ["did you mean 'onnxruntime'"]),
     (["--source", "VIDEO", "--headless", "--max-frames", "0"], ["--max-frames"]),
+    (["--source", "test://thumb-up", "--headless", "--input-rate", "nan"], ["frame rate"]),
     (["--source", "VIDEO", "--headless", "--events", "/no/where/x"], ["cannot be written"]),
     (["--source", "VIDEO"], ["--headless"]),
 ])
@@ -70,6 +74,42 @@ def test_what_cannot_be_done_is_refused_with_exit_code_2(bundle, video, argument
     assert code == 2 and out == ""
     for word in ["found:", "expected:", "do:", *words]:
         assert word in err, err
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--output", "same.mp4"], ["--events", "same.mp4"], ["--events", "./same.mp4"], ["--output", "link.mp4"], ["--output", "hard.mp4"],
+    ["--output", "out.mp4", "--events", "out.mp4"], ["--events", "model.zip"]])
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+def test_what_is_read_is_never_written_over(tmp_path, arguments, form, monkeypatch):
+    from tsm_edge.demo import cli
+
+    same, model = tmp_path / "same.mp4", tmp_path / "model.zip"
+    same.write_bytes(b"a film")
+    model.write_bytes(b"a model")
+    (tmp_path / "link.mp4").symlink_to(same)
+    os.link(same, tmp_path / "hard.mp4")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="would write over"):
+        cli._main([str(model), "--source", form.format(same), "--headless", *arguments])
+    assert same.read_bytes() == b"a film" and model.read_bytes() == b"a model" and not (tmp_path / "out.mp4").exists()
+
+
+def test_a_film_that_could_not_be_written_is_said(bundle, video, tmp_path):
+    resource = pytest.importorskip("resource", reason="needs limits of a process")
+    done = subprocess.run(command(bundle, "--source", video, "--headless", "--output", tmp_path / "out.mp4"), capture_output=True,
+                          text=True, env=ENVIRONMENT, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    assert done.returncode == 2 and "the film could not be written" in done.stderr and "PASSED" not in done.stderr, done.stderr
+
+
+def test_a_file_that_ends_before_its_time_has_a_note(bundle, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "whole.mkv"), cv2.VideoWriter_fourcc(*"MJPG"), 15, (96, 64))
+    for value in range(40):
+        writer.write(np.full((64, 96, 3), 6 * value, np.uint8))
+    writer.release()
+    data = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "half.mkv").write_bytes(data[:len(data) // 2])
+    said = [demo(bundle, "--source", tmp_path / name, "--headless")[2] for name in ("whole.mkv", "half.mkv")]
+    assert "note:" not in said[0] and "announces 40 frames" in said[1] and "may be damaged" in said[1]
 
 
 def test_a_missing_bundle_is_refused_with_exit_code_2(tmp_path):

@@ -87,6 +87,21 @@ def test_sizes_and_flips_that_cannot_be_are_refused(video):
     refused(str(video), "did you mean 'rotate-180'", flip="rotate-90")
 
 
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -15.0, 1e9])
+def test_frame_rates_that_cannot_be_are_refused(rate):
+    refused("test://a", "frame rate", fps=rate, rendered=lambda *a: "source")
+
+
+def test_frames_in_a_file_are_counted(video, tmp_path):
+    (tmp_path / "text.mp4").write_text("not a video")
+    assert [sources.frames_in(p) for p in (video, tmp_path / "text.mp4", tmp_path / "none.mp4")] == [45, 0, 0]
+
+
+def test_addresses_of_files_have_a_path():
+    assert [sources.file_of(a) for a in ("clip.mp4", "file:///a%20b.mp4", "file://b.mp4", "0", "csi://0", "rtsp://h/x", "test://a")] == [
+        "clip.mp4", "/a b.mp4", "b.mp4", None, None, None, None]
+
+
 def test_flips_are_those_of_numpy():
     frame = np.random.default_rng(0).integers(0, 256, (3, 5, 3), dtype=np.uint8)
     want = {"none": frame, "counterclockwise": np.rot90(frame), "rotate-180": np.rot90(frame, 2), "clockwise": np.rot90(frame, -1),
