@@ -29,6 +29,7 @@
  *   step, reset or destruction. What you pass in is read (or written) during the call only and stays yours.
  * Threads. Every function on a tsm_model may be called from any thread at any time. A stream is used by one thread at a
  *   time (any thread; a second one at the same moment gets TSM_ERROR_BUSY). Different streams run at the same time.
+ *   After fork() a child makes its own streams: worker threads stay with the parent, whose streams the child only destroys.
  * Memory. Everything is allocated by the _create functions. A step allocates nothing, waits for no lock and makes no
  *   system call (with threads = 1; with more, sleeping workers are woken), with one exception: the first image of a new
  *   geometry (format, size, strides' signs, rotation) builds the tables of the resize; tsm_stream_prepare does it ahead.

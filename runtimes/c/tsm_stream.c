@@ -245,15 +245,16 @@ static tsm_status step_image(tsm_stream *stream, const tsm_image *given, tsm_res
 
 tsm_status tsm_stream_step(tsm_stream *stream, const tsm_image *image, tsm_result *result) {
   if (!stream) return TSM_ERROR_ARGUMENT;
-  if (result && !tsm_size_ok(result, sizeof *result)) return TSM_ERROR_SIZE;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
+  if (result && !tsm_size_ok(result, sizeof *result)) return leave_stream(stream, TSM_ERROR_SIZE);
   return leave_stream(stream, step_image(stream, image, result));
 }
 
 tsm_status tsm_stream_step_tensor(tsm_stream *stream, const float *frame, tsm_result *result) {
-  if (!stream || !frame) return TSM_ERROR_ARGUMENT;
-  if (result && !tsm_size_ok(result, sizeof *result)) return TSM_ERROR_SIZE;
+  if (!stream) return TSM_ERROR_ARGUMENT;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
+  if (!frame) return leave_stream(stream, TSM_ERROR_ARGUMENT);
+  if (result && !tsm_size_ok(result, sizeof *result)) return leave_stream(stream, TSM_ERROR_SIZE);
   int64_t begin = stream->timings ? tsm_now_ns() : 0;
   if (stream->pool) tsm_pool_begin(stream->pool); /* workers wake up while this thread converts */
   tsm_model_frame_from_nchw(stream->model, frame, stream->frame);
@@ -267,8 +268,9 @@ tsm_status tsm_stream_step_tensor(tsm_stream *stream, const float *frame, tsm_re
 
 tsm_status tsm_stream_preprocess(tsm_stream *stream, const tsm_image *given, float *frame) {
   tsm_image image;
-  if (!stream || !frame) return TSM_ERROR_ARGUMENT;
+  if (!stream) return TSM_ERROR_ARGUMENT;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
+  if (!frame) return leave_stream(stream, TSM_ERROR_ARGUMENT);
   tsm_status status = read_image(&image, given, 1);
   if (status == TSM_OK) status = fit_resizer(stream, &image);
   if (status == TSM_OK) {
@@ -297,23 +299,25 @@ tsm_status tsm_stream_reset(tsm_stream *stream) {
 }
 
 static tsm_status check_cache(const tsm_stream *stream, int32_t index, const void *values, size_t count) {
-  if (!stream || !values) return TSM_ERROR_ARGUMENT;
+  if (!values) return TSM_ERROR_ARGUMENT;
   const tsm_plan_cache *cache = tsm_cache_at(stream->model, index);
   if (!cache) return TSM_ERROR_ARGUMENT;
   return count == (size_t)cache->channels * (size_t)cache->height * (size_t)cache->width ? TSM_OK : TSM_ERROR_SIZE;
 }
 
 tsm_status tsm_stream_get_cache(tsm_stream *stream, int32_t index, float *values, size_t count) {
-  tsm_status status = check_cache(stream, index, values, count);
-  if (status != TSM_OK) return status;
+  if (!stream) return TSM_ERROR_ARGUMENT;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
+  tsm_status status = check_cache(stream, index, values, count);
+  if (status != TSM_OK) return leave_stream(stream, status);
   return leave_stream(stream, tsm_model_cache_to_nchw(stream->model, index, stream->caches[stream->now], values));
 }
 
 tsm_status tsm_stream_set_cache(tsm_stream *stream, int32_t index, const float *values, size_t count) {
-  tsm_status status = check_cache(stream, index, values, count);
-  if (status != TSM_OK) return status;
+  if (!stream) return TSM_ERROR_ARGUMENT;
   if (!take_stream(stream)) return TSM_ERROR_BUSY;
+  tsm_status status = check_cache(stream, index, values, count);
+  if (status != TSM_OK) return leave_stream(stream, status);
   return leave_stream(stream, tsm_model_cache_from_nchw(stream->model, index, values, stream->caches[stream->now]));
 }
 

@@ -31,6 +31,7 @@ int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 #include <unistd.h>
 
 #define SPINS 4000 /* looks at the word before a worker sleeps: some 20 to 50 microseconds */
@@ -61,6 +62,7 @@ struct tsm_pool {
   pthread_mutex_t lock;
   pthread_cond_t wake;
   int threads, big_only;
+  pid_t owner; /* the process whose threads they are: a fork has only the memory */
   worker workers[TSM_MAX_THREADS];
 };
 
@@ -240,6 +242,7 @@ tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes) {
   if (!pool) return NULL;
   pool->threads = threads;
   pool->big_only = big_only;
+  pool->owner = getpid();
   if (pthread_mutex_init(&pool->lock, NULL) != 0) {
     tsm_aligned_free(pool);
     return NULL;
@@ -272,17 +275,22 @@ tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes) {
 
 void tsm_pool_destroy(tsm_pool *pool) {
   if (!pool) return;
-  pthread_mutex_lock(&pool->lock);
-  __atomic_store_n(&pool->quit, 1, __ATOMIC_SEQ_CST);
-  pthread_cond_broadcast(&pool->wake);
-  pthread_mutex_unlock(&pool->lock);
+  int ours = pool->owner == getpid(); /* in a forked child nobody is there to be joined, and the lock may be held for ever */
+  if (ours) {
+    pthread_mutex_lock(&pool->lock);
+    __atomic_store_n(&pool->quit, 1, __ATOMIC_SEQ_CST);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+  }
   for (int i = 0; i < TSM_MAX_THREADS; i++) {
     worker *w = &pool->workers[i];
-    if (w->started) pthread_join(w->thread, NULL);
+    if (ours && w->started) pthread_join(w->thread, NULL);
     tsm_aligned_free(w->context.scratch);
   }
-  pthread_cond_destroy(&pool->wake);
-  pthread_mutex_destroy(&pool->lock);
+  if (ours) {
+    pthread_cond_destroy(&pool->wake);
+    pthread_mutex_destroy(&pool->lock);
+  }
   tsm_aligned_free(pool);
 }
 #endif

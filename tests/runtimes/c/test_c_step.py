@@ -1,6 +1,8 @@
 """The C runtime steps a model, keeps its state and says what is wrong."""
 import ctypes as ct
 import shutil
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -261,6 +263,59 @@ def test_two_streams_on_two_threads_do_not_mix(toy, kit, threads):
     for k in (0, 1):
         close(np.array(got[k]), np.array(want[k]))
         streams[k].close()
+
+
+def test_the_words_of_an_error_are_those_of_the_last_one(toy, kit):
+    lib, stream, frame = toy.lib, toy.stream(), np.zeros((3, 20, 28), np.float32)
+    image, bad, unset = kit.Image(width=28, height=20), kit.Image(width=-1, height=20), kit.Result.type()
+    image.planes[0] = bad.planes[0] = frame.ctypes.data
+    calls = {
+        "step": lambda: lib.tsm_stream_step(stream.handle, ct.byref(image), ct.byref(unset)),
+        "step_tensor": lambda: lib.tsm_stream_step_tensor(stream.handle, frame.ctypes.data_as(ct.c_void_p), ct.byref(unset)),
+        "no tensor": lambda: lib.tsm_stream_step_tensor(stream.handle, None, None),
+        "no room": lambda: lib.tsm_stream_preprocess(stream.handle, ct.byref(image), None),
+        "get_cache": lambda: lib.tsm_stream_get_cache(stream.handle, 0, frame.ctypes.data, 5),
+        "set_cache": lambda: lib.tsm_stream_set_cache(stream.handle, 9, frame.ctypes.data, 5)}
+    for name, call in calls.items():
+        assert lib.tsm_stream_step(stream.handle, ct.byref(bad), None) == IMAGE
+        status = call()
+        assert status in (SIZE, ARGUMENT) and stream.error() == lib.tsm_status_message(status).decode(), name
+    assert np.isfinite(stream.logits(frame)).all() and stream.error() == ""
+    stream.close()
+
+
+def test_a_forked_child_can_destroy_its_parents_stream(toy, kit):
+    """And step one of its own. In processes of their own, for a child that hangs shall end with them."""
+    code = f"""if True:
+        import importlib.util, os, sys, time
+        spec = importlib.util.spec_from_file_location("kit", {str(kit.HERE / "conftest.py")!r})
+        kit = importlib.util.module_from_spec(spec)
+        sys.modules["kit"] = kit
+        spec.loader.exec_module(kit)
+        toy = kit.Toy({toy.lib._name!r})
+        toy.create()
+        stream, frame = toy.stream(threads=2), kit.toy_frames(1)[0]
+        stream.logits(frame)
+        child = os.fork()
+        if child == 0:
+            stream.close()
+            own = toy.stream(threads=2)
+            good = abs(own.logits(frame) - kit.toy_reference([frame])[0][0]).max() < 1e-4
+            own.close()
+            os._exit(7 if good else 1)
+        for _ in range(1000):
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                break
+            time.sleep(0.02)
+        else:
+            os.kill(child, 9)
+            sys.exit("the child hangs")
+        stream.logits(frame)
+        stream.close()
+        print(os.WEXITSTATUS(status))"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "7\n"), done.stderr
 
 
 def test_one_stream_in_two_threads_turns_the_second_away(toy, kit):
