@@ -42,8 +42,9 @@ def build(op, shapes, target, precision="fp32", choices=None):
         return None
     if name == "conv" and precision == "fp32" and not choices:
         winograd = importlib.import_module(f"{__name__}.winograd")
-        if winograd.pays(op, shapes, target):
-            return winograd.build(op, shapes, target)
+        m = winograd.way(op, shapes, target)
+        if m:
+            return winograd.build(op, shapes, target, m)
     builder = importlib.import_module(f"{__name__}.{name}").build
     if choices:
         builder = functools.partial(builder, choices=choices)

@@ -90,3 +90,12 @@ def test_cycle_estimate_of_a_chain_of_multiply_adds_is_its_latency(counts):
         pytest.skip("llvm-mca is missing (apt-get install llvm-19)")
     # each of the two accumulators waits for its last multiply-add: 4 (accumulator forwarding) to 10 cycles on a Cortex-A57
     assert 3000 < cycles < 11000
+
+
+def test_other_engines_stand_beside_the_network_that_they_were_counted_on():
+    from tsm_edge.benchmarks.arm.__main__ import recorded_peers
+
+    about, mobile = recorded_peers("cortex-a57", "fp32", 299.5e6)
+    assert "wheel" in about and {peer["name"]: peer["instructions"] for peer in mobile}["ncnn"] == 101.3e6
+    assert [peer["instructions"] > 9e8 for peer in recorded_peers("cortex-a57", "fp32", 4087.2e6)[1]] == [True, True]
+    assert recorded_peers("cortex-a57", "fp32", 10.3e6)[1] == recorded_peers("cortex-a53", "fp32", 299.5e6)[1] == []
