@@ -87,8 +87,8 @@ def _load_bundle(bundle, backend, threads):
             try:
                 return native.NativeModel(bundle, threads)
             except BundleError as error:
-                # A damaged file is never passed over; a libc or a CPU that does not fit is.
-                if backend or "damaged" in error.problem or "belong together" in error.problem:
+                # A libc or a CPU that does not fit is passed over; what is damaged never is.
+                if backend or "belong together" in error.problem:
                     raise
                 note = f"{error.problem}: {error.found}"
         if importlib.util.find_spec("onnxruntime") is None:

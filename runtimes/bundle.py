@@ -148,12 +148,16 @@ def open_bundle(path):
     BundleError
     """
     path = Path(path)
-    if path.name == "manifest.json" and path.is_file():
-        path = path.parent
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        return _open_zip(path)
+    try:
+        if path.name == "manifest.json" and path.is_file():
+            path = path.parent
+        if path.is_dir():
+            return _open_folder(path)
+        if path.is_file():
+            return _open_zip(path)
+    except OSError as error:
+        raise _bad(f"{path} cannot be opened", error.strerror or str(error), "a bundle that may be read, and room to unpack a .zip",
+                   "check its permissions and the disk") from error
     raise _bad("there is no such bundle", str(path), "a folder that tsm-export wrote, or a .zip of it",
                "check the path; tsm-export --help shows how to make one")
 

@@ -22,10 +22,6 @@ class GestureEvents(_GestureEvents):
             super().__init__(classes, config, fps)
         except DeviceError as error:
             raise InputError(error.problem, found=error.found, expected=error.expected, do=error.do) from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError("the events' configuration cannot be used", found=str(error),
-                             expected="window, hold, on, off, merge, ignore, background",
-                             do="correct \"events\" in manifest.json, or leave it out") from error
 
     @classmethod
     def of(cls, model, fps=0.0):

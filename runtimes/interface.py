@@ -188,21 +188,30 @@ class Stream:
 
     def _check_tensor(self, x):
         shape = self.model.input_shape
-        if tuple(np.shape(x)) != shape:
-            raise InputError("this is no network input", found=f"shape {list(np.shape(x))}",
-                             expected=f"float32 {list(shape)}",
+        try:
+            values = np.asarray(x, np.float32, order="C")
+            found = f"shape {list(values.shape)}"
+        except (TypeError, ValueError) as error:
+            values, found = None, str(error)[:200]
+        if values is None or values.shape != shape:
+            raise InputError("this is no network input", found=found, expected=f"float32 {list(shape)}",
                              do="pass pictures to step(); they are resized and normalised there")
-        return np.ascontiguousarray(x, np.float32)
+        return values
 
     def _check_state(self, state):
         want = self.model.cache_shapes
-        found = {name: tuple(np.shape(value)) for name, value in dict(state).items()}
+        try:
+            state = {str(name): np.array(value, np.float32, order="C") for name, value in dict(state).items()}
+        except (TypeError, ValueError) as error:
+            raise InputError("this is no state", found=str(error)[:200], expected=f"a dict of {len(want)} arrays",
+                             do="restore what state() of a stream of the same model gave") from error
+        found = {name: value.shape for name, value in state.items()}
         if found != want:
             odd = sorted(set(found.items()) ^ set(want.items()))[:4]
             raise InputError("this state belongs to another model", found=f"{len(found)} caches; different: {odd}",
                              expected=f"{len(want)} caches as in the manifest",
                              do="restore what state() of a stream of the same model gave")
-        return {name: np.array(state[name], np.float32, order="C") for name in want}
+        return {name: state[name] for name in want}
 
 
 def check_timestamp(timestamp):
@@ -211,8 +220,8 @@ def check_timestamp(timestamp):
         return None
     if isinstance(timestamp, (int, float, np.number)) and math.isfinite(timestamp) and abs(timestamp) < 9e9:
         return int(round(float(timestamp) * 1e9))
-    raise InputError("this is no timestamp", found=repr(timestamp), expected="seconds, a finite number",
-                     do="leave it out where there is no clock")
+    raise InputError("this is no timestamp", found=repr(timestamp), expected="seconds, less than 9e9",
+                     do="divide milliseconds by 1000; leave it out where there is no clock")
 
 
 class Clock:
@@ -222,8 +231,8 @@ class Clock:
     """
 
     def __init__(self, max_gap_seconds, fps):
-        self.max_gap = int(max_gap_seconds * 1e9)
-        self.period = int(1e9 / fps) if fps > 0 else 0
+        self.max_gap = int(max_gap_seconds * 1e9) if 0 < max_gap_seconds < 1e9 else 0
+        self.period = int(1e9 / fps) if 1e-6 < fps < 1e9 else 0
         self.forget()
 
     def forget(self):

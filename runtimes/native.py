@@ -23,7 +23,8 @@ LIBRARY = "libtsm_model.so"
 _LEVELS = {"x86-64-v2": {"sse4_2", "popcnt"}, "x86-64-v3": {"avx2", "fma", "bmi2"},
            "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}}
 _loaded = {}  # real path -> sha256 of the library that this process has mapped from there
-_lock = threading.Lock()
+_libraries = {}  # sha256 -> Library: what is mapped stays mapped, so all bundles with the same library share one
+_lock = threading.RLock()
 
 
 def _cpu_flags():
@@ -41,10 +42,15 @@ def unfit(bundle, name=LIBRARY):
     """Why one of the bundle's libraries cannot run in this process, in words; "" when nothing speaks against it.
 
     Only looks: neither loads nor runs anything of the bundle.
+
+    Raises
+    ------
+    BundleError
+        The library is damaged or missing.
     """
     if name not in bundle:
         return f"the bundle holds no {name}"
-    found, here = device.elf_machine(bundle.folder / name), device.this_machine()
+    found, here = device.elf_machine(bundle.file(name)), device.this_machine()
     if found is None:
         return f"{name} is no ELF library"
     if found != here:
@@ -71,6 +77,25 @@ def mappable(path, digest):
     return shutil.copy(real, Path(folder) / path.name)
 
 
+def open_library(bundle):
+    """The bundle's library, loaded once in a process, from wherever the same file comes.
+
+    Raises
+    ------
+    BundleError
+    """
+    path, digest = bundle.file(LIBRARY), bundle.files[LIBRARY][1]
+    with _lock:
+        if digest not in _libraries:
+            path = Path(mappable(path, digest))
+            try:
+                _libraries[digest] = _guard(device.Library, path)
+            finally:
+                if path.parent.name.startswith("tsm-library-"):
+                    shutil.rmtree(path.parent, ignore_errors=True)  # the mapping stays
+        return _libraries[digest]
+
+
 class NativeModel(Model):
     """A bundle's libtsm_model.so.
 
@@ -89,24 +114,11 @@ class NativeModel(Model):
             raise BundleError("the bundle's library cannot run here", found=reason,
                               expected=f"a library for {platform.machine()} {platform.system()}",
                               do="pass backend='onnxruntime', or export for this machine: tsm-export --target host")
-        path = mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1])
-        try:
-            self._library = device.Library(path)
-        except device.DeviceError as error:
-            raise BundleError(error.problem, found=error.found, expected=error.expected, do=error.do) from error
-        finally:
-            if Path(path).parent.name.startswith("tsm-library-"):
-                shutil.rmtree(Path(path).parent, ignore_errors=True)  # the mapping stays
-        library, size = self._library, self.manifest["input"]
-        info = library.info
-        if (library.classes, dict(library.caches), info.width, info.height) != \
-                (self.classes, self.cache_shapes, size["width"], size["height"]):
-            raise BundleError("library and manifest do not belong together",
-                              found=f"a library with {len(library.classes)} classes, {len(library.caches)} caches, "
-                                    f"input {info.width}x{info.height}",
-                              expected=f"{len(self.classes)} classes, {len(self.cache_shapes)} caches, "
-                                       f"input {size['width']}x{size['height']}, of the same names and shapes",
-                              do="export the bundle again")
+        self._library = open_library(bundle)
+        different = device.contradictions(self._library, self.manifest)
+        if different:
+            raise BundleError("library and manifest do not belong together", found="; ".join(different)[:300],
+                              expected="the same in both", do="export the bundle again")
         self.bundle, self.threads = bundle, threads
 
     def _stream(self, colour, max_gap_seconds, fps):

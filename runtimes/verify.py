@@ -42,11 +42,10 @@ def tolerance_of(manifest, native, name):
 
 def _compare(name, expected, got, relative):
     """One row: largest absolute difference against relative * max(1, max |expected|)."""
+    good = expected.shape == got.shape and np.isfinite(expected).all() and np.isfinite(got).all()
     tolerance = relative * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-    difference = float("inf")
-    if expected.shape == got.shape and np.isfinite(got).all():
-        difference = float(np.max(np.abs(expected.astype(np.float64) - got), initial=0.0))
-    return {"name": name, "status": PASSED if difference <= tolerance else FAILED, "max_abs_diff": difference,
+    difference = float(np.max(np.abs(expected.astype(np.float64) - got), initial=0.0)) if good else float("inf")
+    return {"name": name, "status": PASSED if good and difference <= tolerance else FAILED, "max_abs_diff": difference,
             "tolerance": tolerance, "frames": len(expected)}
 
 

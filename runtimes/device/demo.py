@@ -11,8 +11,10 @@ from __future__ import print_function
 
 import argparse
 import collections
+import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -41,6 +43,37 @@ def import_cv2():
     return cv2
 
 
+def masked(address):
+    """The address without its user and password, to be shown."""
+    return re.sub(r"//[^/]*@", "//***@", address)
+
+
+def path_of(source):
+    """The path that --source names as a file; None where it names a camera or a stream."""
+    if source.isdigit() or source.startswith("/dev/video") or ("://" in source and not source.startswith("file://")):
+        return None
+    return source[7:] if source.startswith("file://") else source
+
+
+def check(options):
+    """Refuse what cannot be, before anything is opened."""
+    if options.max_frames is not None and options.max_frames < 1:
+        raise DeviceError("--max-frames cannot be used", options.max_frames, "1 or more", "leave it out for no limit")
+    size, rate, path = (options.input_width, options.input_height), options.input_rate, path_of(options.source)
+    if size != (None, None) and not all(side is not None and 16 <= side <= 16384 for side in size):
+        raise DeviceError("the size cannot be used", "--input-width %s --input-height %s" % size, "both, 16 to 16384",
+                          "leave both out, or give both")
+    if rate is not None and not 0 < rate <= 1000:
+        raise DeviceError("the frame rate cannot be used", rate, "above 0, up to 1000", "leave --input-rate out")
+    if size != (None, None) and (path or "://" in options.source and not options.source.startswith("csi://")):
+        raise DeviceError("only a camera can be asked for a size", masked(options.source), "0, /dev/video0, csi://0",
+                          "leave --input-width and --input-height out: every picture is scaled for the network anyway")
+    if path and options.events and os.path.exists(path) and os.path.exists(options.events) and \
+            os.path.samefile(path, options.events):
+        raise DeviceError("--events would write over --source", options.events + " for both", "a file of its own",
+                          "write elsewhere")
+
+
 def open_capture(cv2, options):
     """(cv2.VideoCapture, live) of --source."""
     source = options.source
@@ -66,16 +99,16 @@ def open_capture(cv2, options):
             capture.set(cv2.CAP_PROP_FRAME_HEIGHT, options.input_height)
         if options.input_rate:
             capture.set(cv2.CAP_PROP_FPS, options.input_rate)
-    elif "://" in source and not source.startswith("file://"):
+    elif path_of(source) is None:
         capture, live = cv2.VideoCapture(source), True
     else:
-        path = source[7:] if source.startswith("file://") else source
+        path = path_of(source)
         if not os.path.isfile(path):
             raise DeviceError("there is no such video", "no file " + path, "0, /dev/video0, csi://0, rtsp://..., clip.mp4",
                               "check the path")
         capture, live = cv2.VideoCapture(path), False
     if not capture.isOpened():
-        raise DeviceError("the source cannot be opened", source, "a camera that answers, or a video file",
+        raise DeviceError("the source cannot be opened", masked(source), "a camera that answers, or a video file",
                           "check plug, cable and path, and that no other program uses the camera")
     return capture, live
 
@@ -108,7 +141,7 @@ class Reader(object):
                 good, frame = self.capture.read()
                 if not good:
                     break
-                now = time.time() if self.live else self.capture.get(self.cv2.CAP_PROP_POS_MSEC) / 1000
+                now = time.monotonic() if self.live else self.capture.get(self.cv2.CAP_PROP_POS_MSEC) / 1000
                 if not self.live and not now > last:
                     now = 0.0 if count == 0 else last + period
                 first = now if first is None else first
@@ -142,6 +175,49 @@ class Reader(object):
         self._thread.join(2.0)
         if not self._thread.is_alive():
             self.capture.release()
+
+
+class EventLog(object):
+    """Events as JSON lines into a file or stdout ("-"); unless that is stdout, finished ones there as plain lines."""
+
+    def __init__(self, target, trained):
+        self.count, self._target, self._trained, self._file = 0, target or "stdout", trained, None
+        if target == "-":
+            self._file = sys.stdout
+        elif target:
+            with self._words():
+                self._file = open(target, "w")
+
+    def write(self, event):
+        record = {"event": event.kind, "label": event.label, "index": event.index, "start": round(event.start, 4),
+                  "start_frame": event.start_frame, "score": round(event.score, 4)}
+        if event.kind == "end":
+            self.count += 1
+            record.update(end=round(event.end, 4), end_frame=event.end_frame, duration=round(event.end - event.start, 4))
+        if not self._trained:
+            record["trained"] = False
+        with self._words():
+            if self._file:
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
+            if self._file is not sys.stdout and event.kind == "end":
+                print("%8.2f - %8.2f  %s  %.2f" % (event.start, event.end, event.label, event.score))
+                sys.stdout.flush()
+
+    def close(self):
+        if self._file and self._file is not sys.stdout:
+            with self._words():
+                self._file.close()
+
+    @contextlib.contextmanager
+    def _words(self):
+        try:
+            yield
+        except BrokenPipeError:  # demo.py --events - | head
+            raise
+        except OSError as error:
+            raise DeviceError("the events cannot be written", "%s: %s" % (self._target, error.strerror),
+                              "a file in an existing folder with room on its disk, or -", "write elsewhere") from error
 
 
 def draw(cv2, image, model, events, rate, step_ms):
@@ -187,6 +263,7 @@ def _main(argv=None):
     add("--input-rate", type=float, metavar="FPS")
     add("--input-flip", default="none", choices=FLIPS)
     options = parser.parse_args(argv)
+    check(options)
     model = tsm_device.load(options.bundle, options.threads)
     if not model.manifest.get("trained"):
         sys.stderr.write("UNTRAINED: this network has random weights; its labels mean nothing.\n")
@@ -196,53 +273,33 @@ def _main(argv=None):
         raise DeviceError("there is no display", "neither DISPLAY nor WAYLAND_DISPLAY is set", "a desktop session",
                           "add --headless; or on the board itself: export DISPLAY=:0")
     cv2.setNumThreads(1)  # OpenCV's own threads only get in the way of the network's
-    log = None
-    if options.events:
-        try:
-            log = sys.stdout if options.events == "-" else open(options.events, "w")
-        except OSError as error:
-            raise DeviceError("the events cannot be written", error, "a file in an existing folder, or -",
-                              "write elsewhere") from error
     capture, live = open_capture(cv2, options)
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    log = EventLog(options.events, model.manifest.get("trained"))
+    stream, events = model.stream("BGR"), model.events(rate if 0 < rate < 1000 else 0.0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    reader = Reader(cv2, capture, live, options.input_flip)
-    stream, events = model.stream("BGR"), model.events()
     times, moments = collections.deque(maxlen=5000), collections.deque(maxlen=30)
-    taken = frames = count = 0
-    full, reason, heard = False, "end of file", time.time()
-
-    def report(event):
-        record = {"event": event.kind, "label": event.label, "index": event.index, "start": round(event.start, 4),
-                  "start_frame": event.start_frame, "score": round(event.score, 4)}
-        if event.kind == "end":
-            record.update(end=round(event.end, 4), end_frame=event.end_frame, duration=round(event.end - event.start, 4))
-        if not model.manifest.get("trained"):
-            record["trained"] = False
-        if log:
-            log.write(json.dumps(record) + "\n")
-            log.flush()
-        if log is not sys.stdout and event.kind == "end":
-            print("%8.2f - %8.2f  %s  %.2f" % (event.start, event.end, event.label, event.score))
-            sys.stdout.flush()
-        return event.kind == "end"
-
+    taken = frames = 0
+    full, reason, heard = False, "end of file", time.monotonic()
+    reader = Reader(cv2, capture, live, options.input_flip)  # last: from here on a thread is inside OpenCV
     try:
         while True:
             item = reader.next()
             if item is None:
-                if reader.ended or (live and time.time() - heard > SILENCE_SECONDS):
+                if reader.ended or (live and time.monotonic() - heard > SILENCE_SECONDS):
                     reason = "source lost" if live else reason
                     break
                 continue
-            heard = time.time()
+            heard = time.monotonic()
             frame, when, number = item
             result = stream.step(frame, when)
             taken += 1
             if not result.skipped:
                 frames += 1
-                moments.append(time.time())
+                moments.append(time.monotonic())
                 times.append((result.timings["preprocess_ms"], result.timings["step_ms"]))
-                count += sum(report(event) for event in events.update(result, when, number))
+                for event in events.update(result, when, number):
+                    log.write(event)
             if not options.headless:
                 span = moments[-1] - moments[0] if len(moments) > 1 else 0
                 draw(cv2, frame, model, events, (len(moments) - 1) / span if span else 0.0, result.timings["step_ms"])
@@ -262,12 +319,13 @@ def _main(argv=None):
     except KeyboardInterrupt:
         reason = "interrupted"
     finally:
-        count += sum(report(event) for event in events.finish())
-        reader.close()
-        if log and log is not sys.stdout:
-            log.close()
-        if not options.headless:
-            cv2.destroyAllWindows()
+        with contextlib.ExitStack() as closing:  # the last first; each of them, whatever another one raises
+            if not options.headless:
+                closing.callback(cv2.destroyAllWindows)
+            closing.callback(log.close)
+            closing.callback(lambda: [log.write(event) for event in events.finish()])
+            closing.callback(stream.close)
+            closing.callback(reader.close)
     if times:
         for name, column in zip(("preprocess", "step"), np.array(times).T):
             sys.stderr.write("%-10s p50 %.2f ms, p90 %.2f ms, p99 %.2f ms\n" % (
@@ -277,7 +335,10 @@ def _main(argv=None):
     if reason == "source lost":
         raise DeviceError("the camera is gone", "%d frames, then none" % taken, "frames until you end it",
                           "check plug and cable, then start again")
-    sys.stderr.write("PASSED %s: %d frames, %d events\n" % (reason, frames, count))
+    if taken == 0 and reason == "end of file":
+        raise DeviceError("the video has no frames", "%s: none could be decoded" % options.source, "at least one",
+                          "play it elsewhere to see whether it is whole")
+    sys.stderr.write("PASSED %s: %d frames, %d events\n" % (reason, frames, log.count))
     return 0
 
 

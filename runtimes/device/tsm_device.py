@@ -17,7 +17,6 @@ import ctypes as ct
 import hashlib
 import io
 import json
-import math
 import os
 import platform
 import struct
@@ -31,6 +30,8 @@ SCHEMA = 1
 API_VERSION = 1
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_GOLDEN_BYTES = 1 << 30
+MAX_THREADS = 64
+MAX_STRIDE = 1 << 24  # bytes from a row to the next that the library takes
 LIBRARY = "libtsm_model.so"
 
 
@@ -230,12 +231,12 @@ class LibraryStream(object):
 
     def _point_at(self, frame, timestamp):
         # Rows may be apart (a view of a larger picture); pixels within a row must be packed.
-        if frame.strides[2] != 1 or frame.strides[1] != 3 or frame.strides[0] < 3 * frame.shape[1]:
+        if frame.strides[2] != 1 or frame.strides[1] != 3 or not 3 * frame.shape[1] <= frame.strides[0] <= MAX_STRIDE:
             frame = np.ascontiguousarray(frame)
         image = self.image
         image.height, image.width = frame.shape[:2]
         image.planes[0] = frame.ctypes.data
-        image.strides[0] = frame.strides[0]
+        image.strides[0] = frame.strides[0] if frame.shape[0] > 1 else 0  # of a single row numpy may say anything
         image.has_timestamp = timestamp is not None
         image.timestamp_ns = 0 if timestamp is None else int(round(timestamp * 1e9))
         return frame  # to be kept until the call is over
@@ -344,16 +345,20 @@ class GestureEvents(object):
         config = config or {}
         self.classes = list(classes)
         n = len(self.classes)
-        self.window, self.hold = int(config.get("window", 1)), int(config.get("hold", 1))
-        self.on, self.off = float(config.get("on", 0.0)), float(config.get("off", 0.0))
-        self.merge = {int(a): int(b) for a, b in dict(config.get("merge") or {}).items()}
-        self.ignore = frozenset(int(i) for i in config.get("ignore") or ())
-        self.background = frozenset(int(i) for i in config.get("background") or ())
-        indices = set(self.merge) | set(self.merge.values()) | self.ignore | self.background
-        if self.window < 1 or self.hold < 1 or not 0 <= self.off <= self.on <= 1 or \
-                any(not 0 <= i < n for i in indices):
-            raise DeviceError("the events' configuration cannot be used", json.dumps(config, sort_keys=True),
-                              "window >= 1, hold >= 1, 0 <= off <= on <= 1, class numbers below %d" % n,
+        try:
+            self.window, self.hold = int(config.get("window", 1)), int(config.get("hold", 1))
+            self.on, self.off = float(config.get("on", 0.0)), float(config.get("off", 0.0))
+            self.merge = {int(a): int(b) for a, b in dict(config.get("merge") or {}).items()}
+            self.ignore = frozenset(int(i) for i in config.get("ignore") or ())
+            self.background = frozenset(int(i) for i in config.get("background") or ())
+            indices = set(self.merge) | set(self.merge.values()) | self.ignore | self.background
+            good = 1 <= self.window <= 10000 and 1 <= self.hold <= 10000 and 0 <= self.off <= self.on <= 1 and \
+                all(0 <= i < n for i in indices)
+        except (TypeError, ValueError, AttributeError, OverflowError):
+            good = False
+        if not good:
+            raise DeviceError("the events' configuration cannot be used", str(config)[:300],
+                              "window and hold 1 to 10000, 0 <= off <= on <= 1, merge, ignore, background: class numbers below %d" % n,
                               "correct \"events\" in manifest.json, or leave it out")
         self.period = 1.0 / fps if fps and fps > 0 else 1.0 / 30
         # A class is judged together with those that are merged into it.
@@ -452,38 +457,81 @@ def read_bundle(folder):
     path = os.path.join(folder, "manifest.json")
     if not os.path.isfile(path) or os.path.getsize(path) > MAX_MANIFEST_BYTES:
         raise _bad("this is no bundle", "no usable manifest.json in %s" % folder, "the folder that tsm-export wrote")
-    with io.open(path, encoding="utf-8") as file:
-        try:
+    try:
+        with io.open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-        except ValueError as error:
-            raise _bad("manifest.json cannot be read", error, "JSON") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise _bad("manifest.json cannot be read", error, "JSON") from error
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
         found = manifest.get("schema") if isinstance(manifest, dict) else type(manifest).__name__
-        raise _bad("unknown kind of bundle", "schema %s" % found, "schema %d" % SCHEMA,
+        raise _bad("unknown kind of bundle", "schema %s" % str(found)[:80], "schema %d" % SCHEMA,
                    "use the runner of the same release")
-    root = os.path.realpath(folder)
     try:
         files = [(str(f["path"]), int(f["size"]), str(f["sha256"])) for f in manifest["files"]]
-        input_size = int(manifest["input"]["width"]), int(manifest["input"]["height"])
-        if min(input_size) < 1 or not manifest["classes"] or not isinstance(manifest["caches"], list):
-            raise ValueError("empty input, classes or caches")
-    except (KeyError, TypeError, ValueError) as error:
+        _check_parts(manifest)
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise _bad("manifest.json is incomplete", "%s: %s" % (type(error).__name__, error),
-                   "files, input, classes, caches") from error
+                   "files, input, stream, classes, caches") from error
+    root = os.path.realpath(folder)
     for name, size, digest in files:
-        full = os.path.join(root, *name.split("/"))
-        if name.startswith("/") or "\\" in name or ".." in name.split("/") or os.path.realpath(full) != full:
-            raise _bad("a path leads out of the bundle", name, "a plain relative path, no link")
-        if not os.path.isfile(full) or os.path.getsize(full) != size:
-            found = "%d bytes" % os.path.getsize(full) if os.path.isfile(full) else "missing"
-            raise _bad("%s is damaged" % name, found, "%d bytes" % size)
-        checksum = hashlib.sha256()
-        with open(full, "rb") as file:
-            for block in iter(lambda: file.read(1 << 20), b""):  # noqa: B023
-                checksum.update(block)
-        if checksum.hexdigest() != digest:
-            raise _bad("%s is damaged" % name, "sha256 " + checksum.hexdigest(), digest)
+        try:
+            _check_file(root, name, size, digest)
+        except (OSError, ValueError) as error:  # ValueError: what no path may hold
+            raise _bad("%s cannot be read" % ascii(name), error, "a file of %d bytes" % size) from error
     return manifest
+
+
+def _check_parts(manifest):
+    """Let what the rest relies on raise here, not there."""
+    size = manifest["input"]
+    if min(int(size["width"]), int(size["height"])) < 1 or not isinstance(manifest["classes"], list) or not manifest["classes"]:
+        raise ValueError("empty input or classes")
+    for key in ("mean", "std"):
+        if len([float(value) for value in size[key]]) != 3:
+            raise ValueError("input.%s is not three numbers" % key)
+    float(manifest["stream"]["fps"])
+    if not isinstance(manifest["caches"], list):
+        raise ValueError("caches is no list")
+    for cache in manifest["caches"]:
+        if not isinstance(cache["name"], str) or len([int(n) for n in cache["shape"]]) != 4:
+            raise ValueError("a cache without name and shape")
+
+
+def _check_file(root, name, size, digest):
+    full = os.path.join(root, *name.split("/"))
+    if name.startswith("/") or "\\" in name or ".." in name.split("/") or os.path.realpath(full) != full:
+        raise _bad("a path leads out of the bundle", name, "a plain relative path, no link")
+    if not os.path.isfile(full) or os.path.getsize(full) != size:
+        found = "%d bytes" % os.path.getsize(full) if os.path.isfile(full) else "missing"
+        raise _bad("%s is damaged" % name, found, "%d bytes" % size)
+    checksum = hashlib.sha256()
+    with open(full, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            checksum.update(block)
+    if checksum.hexdigest() != digest:
+        raise _bad("%s is damaged" % name, "sha256 " + checksum.hexdigest(), digest)
+
+
+def contradictions(library, manifest):
+    """What a library and a manifest say differently of the same network, in words; empty where they belong together."""
+    info, size = library.info, manifest["input"]
+    shapes = {cache["name"]: tuple(cache["shape"]) for cache in manifest["caches"]}
+    crop = size.get("resize", "crop") == "crop"
+    said = [  # what, in the library, in the manifest
+        ("width", info.width, size["width"]), ("height", info.height, size["height"]),
+        ("resize", "squash" if info.resize else "crop", size.get("resize", "crop")),
+        ("shorter_side", info.shorter_side if crop else 0, size.get("shorter_side") if crop else 0),
+        ("filter", "antialias" if info.antialias else "bilinear", size.get("filter", "antialias")),
+        ("colour", "BGR" if info.colour else "RGB", size.get("colour", "RGB")),
+        ("mean", list(info.mean), np.float32(size["mean"]).tolist()), ("std", list(info.std), np.float32(size["std"]).tolist()),
+        ("precision", (info.precision or b"fp32").decode("utf-8"), manifest.get("precision", "fp32")),
+        ("trained", bool(info.trained), bool(manifest.get("trained", False)))]
+    words = ["%s is %s in the library, %s in manifest.json" % one for one in said if one[1] != one[2]]
+    if library.classes != [str(name) for name in manifest["classes"]]:
+        words.append("the library has %d other classes than manifest.json" % len(library.classes))
+    if dict(library.caches) != shapes:
+        words.append("the library has %d other caches than manifest.json" % len(library.caches))
+    return words
 
 
 def read_golden(path, manifest):
@@ -499,7 +547,9 @@ def read_golden(path, manifest):
             raise _bad("golden.npz is too large", "%d bytes" % total, "at most %d" % MAX_GOLDEN_BYTES)
         with np.load(path, allow_pickle=False) as arrays:
             golden = {name: arrays[name] for name in list(shapes) + ["frames"]}
-    except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    except DeviceError:
+        raise
+    except Exception as error:  # zip, numpy and the decompressors have many types; all mean the same here
         raise _bad("golden.npz cannot be read", "%s: %s" % (type(error).__name__, error),
                    "arrays frames, inputs, logits and one for each cache") from error
     count = len(golden["logits"])
@@ -523,12 +573,19 @@ timings : milliseconds, {"preprocess_ms", "step_ms"}.
 """
 
 
+def _check_threads(threads):
+    if not 0 <= threads <= MAX_THREADS:
+        raise DeviceError("the number of threads cannot be used", threads, "1 to %d, 0 for the model's own" % MAX_THREADS,
+                          "leave it out")
+
+
 class Stream(object):
     """One camera's state."""
 
     def __init__(self, model, colour, threads, max_gap_seconds, fps):
         if colour not in LibraryStream.FORMATS:
             raise DeviceError("unknown colour order", repr(colour), "RGB or BGR", "OpenCV's frames are BGR")
+        _check_threads(threads)
         self.model = model
         self._stream = LibraryStream(model.library, colour, threads, max_gap_seconds, fps)
         self.threads = self._stream.threads
@@ -540,8 +597,9 @@ class Stream(object):
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             raise DeviceError("this is no frame", getattr(frame, "shape", type(frame).__name__),
                               "numpy uint8 [height, width, 3]", "convert it first")
-        if timestamp is not None and not math.isfinite(timestamp):
-            raise DeviceError("this is no timestamp", timestamp, "seconds", "leave it out where there is no clock")
+        if timestamp is not None and not (isinstance(timestamp, (int, float, np.number)) and abs(timestamp) < 9e9):
+            raise DeviceError("this is no timestamp", repr(timestamp), "seconds, less than 9e9",
+                              "divide milliseconds by 1000; leave it out where there is no clock")
         raw = self._stream.step(frame, timestamp)
         return Result(self.model.classes[raw.label_index], raw.label_index, raw.score, self._stream.scores(),
                       self._stream.logits(), bool(raw.reset), bool(raw.skipped),
@@ -549,44 +607,51 @@ class Stream(object):
 
     def step_tensor(self, x):
         """Step with float32 [1, 3, H, W], normalised; returns the logits [classes]."""
-        x = np.ascontiguousarray(x, np.float32)
-        if x.shape != (1,) + self._stream.input_shape:
-            raise DeviceError("this is no network input", x.shape, (1,) + self._stream.input_shape, "resize it first")
+        shape = (1,) + self._stream.input_shape
+        try:
+            x = np.asarray(x, np.float32, order="C")
+        except (TypeError, ValueError) as error:
+            raise DeviceError("this is no network input", error, "float32 %s" % (shape,), "pass an array of numbers") from error
+        if x.shape != shape:
+            raise DeviceError("this is no network input", x.shape, "float32 %s" % (shape,), "resize it first")
         self._stream.step_tensor(x)
         return self._stream.logits()
 
     def restore(self, state):
         """Put back what `state()` gave."""
-        shapes = {name: tuple(np.shape(values)) for name, values in state.items()}
+        try:
+            arrays = {name: np.asarray(values, np.float32) for name, values in dict(state).items()}
+        except (TypeError, ValueError) as error:
+            raise DeviceError("this is no state", error, "a dict of arrays", "restore what state() of a stream gave") from error
+        shapes = {name: values.shape for name, values in arrays.items()}
         if shapes != dict(self.model.library.caches):
             raise DeviceError("this state belongs to another model", shapes, dict(self.model.library.caches),
                               "restore what state() of a stream of this model gave")
-        self._stream.restore(state)
+        self._stream.restore(arrays)
 
 
 class Model(object):
     """A bundle, loaded. `stream()` as often as there are cameras."""
 
     def __init__(self, folder, threads=0):
+        _check_threads(threads)
         self.folder, self.manifest = folder, read_bundle(folder)
         if LIBRARY not in [entry["path"] for entry in self.manifest["files"]]:
             raise DeviceError("the bundle holds no library that can be loaded", ", ".join(
-                entry["path"] for entry in self.manifest["files"]), LIBRARY, "export it for a Linux board or the host")
+                str(entry["path"]) for entry in self.manifest["files"]), LIBRARY, "export it for a Linux board or the host")
         self.library, self.threads = Library(os.path.join(folder, LIBRARY)), threads
         self.classes = [str(name) for name in self.manifest["classes"]]
-        shapes = {cache["name"]: tuple(cache["shape"]) for cache in self.manifest["caches"]}
-        if self.library.classes != self.classes or dict(self.library.caches) != shapes:
-            raise _bad("library and manifest do not belong together", "other classes or caches in the library",
-                       "those of manifest.json")
+        different = contradictions(self.library, self.manifest)
+        if different:
+            raise _bad("library and manifest do not belong together", "; ".join(different)[:300], "the same in both")
 
     def stream(self, colour="RGB", threads=None, max_gap_seconds=0.0, fps=0.0):
         """A new stream. 0: as the model says; negative max_gap_seconds or fps: never reset, never skip."""
         return Stream(self, colour, self.threads if threads is None else threads, max_gap_seconds, fps)
 
-    def events(self):
-        """A GestureEvents with the manifest's configuration."""
-        fps = self.manifest.get("stream", {}).get("fps") or 0.0
-        return GestureEvents(self.classes, self.manifest.get("events"), fps)
+    def events(self, fps=0.0):
+        """A GestureEvents with the manifest's configuration. fps: of the source; 0: not known, the model's."""
+        return GestureEvents(self.classes, self.manifest.get("events"), fps or float(self.manifest["stream"]["fps"]))
 
 
 def load(bundle=None, threads=0):
@@ -599,15 +664,17 @@ def load(bundle=None, threads=0):
 
 def compare(name, expected, got, relative=1e-4):
     """One row of a verification: largest difference against relative x max(1, largest expected value)."""
+    good = np.isfinite(expected).all() and np.isfinite(got).all()
     tolerance = relative * max(1.0, float(np.max(np.abs(expected))))
-    difference = float(np.max(np.abs(expected.astype(np.float64) - got))) if np.isfinite(got).all() else float("inf")
-    return {"name": name, "status": "passed" if difference <= tolerance else "failed", "max_abs_diff": difference,
+    difference = float(np.max(np.abs(expected.astype(np.float64) - got))) if good else float("inf")
+    return {"name": name, "status": "passed" if good and difference <= tolerance else "failed", "max_abs_diff": difference,
             "tolerance": tolerance}
 
 
 def half_tolerance(manifest, name):
     """Allowed difference in half precision, relative to the largest value: what the export measured rounding to cost."""
-    measured = (manifest.get("verification") or {}).get("tolerances") or {}
+    measured = manifest.get("verification")
+    measured = measured.get("tolerances") if isinstance(measured, dict) else None
     value = measured.get(name, 2e-2) if isinstance(measured, dict) else 2e-2
     return min(max(float(value), 5e-3), 0.25) if isinstance(value, (int, float)) else 2e-2
 
@@ -649,9 +716,9 @@ def bench(model, steps, threads=None):
     x = np.random.RandomState(0).normal(size=shape).astype(np.float32)
     times = []
     for _ in range(steps + 10):
-        begin = time.time()
+        begin = time.perf_counter()
         stream.step_tensor(x)
-        times.append((time.time() - begin) * 1e3)
+        times.append((time.perf_counter() - begin) * 1e3)
     return np.array(times[10:]), stream.threads
 
 
@@ -664,6 +731,8 @@ def _main(argv=None):
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads (default: the model's)")
     parser.add_argument("--json", action="store_true", help="results as JSON")
     options = parser.parse_args(argv)
+    if options.bench is not None and options.bench < 1:
+        raise DeviceError("--bench cannot be used", options.bench, "1 or more", "for example --bench 200")
     model = load(options.bundle, options.threads)
     info = model.library.info
     report = {"name": model.manifest.get("name"), "trained": model.manifest.get("trained"),
@@ -704,6 +773,9 @@ def main(argv=None, run=_main):
         code = error.code
     except KeyboardInterrupt:
         code = 130
+    except BrokenPipeError:  # who read us has seen enough: demo.py --events - | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     sys.exit(code)
 
 

@@ -135,6 +135,11 @@ def test_frames_faster_than_the_model_are_skipped_by_clock(model):
     assert not any(skipped for _, skipped in clocked(model, [None] * 10))
 
 
+def test_rates_and_gaps_beyond_all_measure_mean_none(model):
+    for options in ({"fps": 1e-300, "max_gap_seconds": 1e300}, {"fps": 1e300, "max_gap_seconds": 1e12}):
+        assert clocked(model, [0.0, 1e-3, 1e9 - 1], **options) == [(False, False)] * 3
+
+
 def test_a_skipped_frame_repeats_the_last_result_and_leaves_the_state(model, toys):
     stream, frames = model.stream(), toys.golden()["frames"]
     first = stream.step(frames[0], 0.0)
@@ -175,7 +180,13 @@ def test_wrong_arguments_are_refused_and_leave_the_stream_as_it_was(model, toys)
     refused(lambda: stream.step(frames[1], float("nan")), "timestamp")
     refused(lambda: stream.step(frames[1], "now"), "timestamp")
     refused(lambda: stream.step_tensor(np.zeros((1, 3, 7, 7), np.float32)), "[1, 3, 7, 7]", "[1, 3, 20, 28]")
+    refused(lambda: stream.step_tensor(np.full(model.input_shape, "x")), "network input")
+    refused(lambda: stream.step_tensor([[1], [1, 2]]), "network input")
     refused(lambda: stream.restore({}), "another model")
+    refused(lambda: stream.restore(None), "no state")
+    refused(lambda: stream.restore([1]), "no state")
+    refused(lambda: stream.restore({**stream.state(), "cache.a": "x"}), "no state")
+    refused(lambda: stream.step(frames[1], 1e12), "milliseconds")
     refused(lambda: stream.restore({**stream.state(), "cache.a": np.zeros((1, 2, 3, 4), np.float32)}), "another model")
     refused(lambda: model.stream("GRAY"), "RGB or BGR")
     refused(lambda: model.stream(fps=-1), "fps")
@@ -251,6 +262,15 @@ def test_a_damaged_library_is_refused_not_passed_over(native_bundle, tmp_path):
     data[5000] ^= 1
     (folder / "libtsm_model.so").write_bytes(data)
     refused(lambda: load(folder), "damaged", "sha256", kind=BundleError)
+
+
+@pytest.mark.parametrize("backend", [None, "native"])
+@pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(p.read_bytes()[:4000]),
+                                   lambda p: p.write_bytes(b"\0" * p.stat().st_size)])
+def test_a_library_that_is_missing_or_no_longer_one_is_not_passed_over(native_bundle, tmp_path, spoil, backend):
+    folder = shutil.copytree(native_bundle, tmp_path / "b")
+    spoil(folder / "libtsm_model.so")
+    refused(lambda: load(folder, backend), "libtsm_model.so", "copy the bundle again", kind=BundleError)
 
 
 def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,15 @@ def test_an_unpacked_zip_is_removed_with_its_bundle(onnx_bundle, tmp_path):
     folder = bundle.folder
     del bundle
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", ["read_bytes", "iterdir", "is_dir"])
+def test_a_bundle_that_may_not_be_read_is_refused_in_words(onnx_bundle, tmp_path, monkeypatch, name):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, name, refuse)
+    refused(lambda: open_bundle(tmp_path if name == "iterdir" else onnx_bundle), "Permission denied")
 
 
 def test_other_folders_and_files_are_no_bundles(tmp_path, onnx_bundle):

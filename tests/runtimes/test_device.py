@@ -15,7 +15,7 @@ from tsm_edge.runtimes.device import tsm_device
 
 DEVICE = Path(tsm_edge.runtimes.__file__).parent / "device"
 STANDARD = {"argparse", "collections", "ctypes", "hashlib", "io", "json", "math", "os", "platform", "struct", "sys", "time",
-            "zipfile", "signal", "threading", "__future__"}
+            "zipfile", "signal", "threading", "__future__", "contextlib", "re"}
 
 
 @pytest.fixture
@@ -136,5 +136,114 @@ def test_wrong_frames_are_refused(board):
             stream.step(bad)
     with pytest.raises(tsm_device.DeviceError):
         stream.step_tensor(np.zeros((1, 3, 2, 2), np.float32))
+    for bad in (np.full((1, 3, 20, 28), "x"), [[1], [1, 2]], None):
+        with pytest.raises(tsm_device.DeviceError, match="network input"):
+            stream.step_tensor(bad)
+    for bad in ({"cache.a": np.zeros(3)}, None, [1], {"cache.a": "x"}, 5):
+        with pytest.raises(tsm_device.DeviceError):
+            stream.restore(bad)
+    for bad in (1e12, float("nan"), float("inf"), "now"):
+        with pytest.raises(tsm_device.DeviceError, match="milliseconds"):
+            stream.step(np.zeros((30, 40, 3), np.uint8), bad)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 40), (30, 1), (30, 40), (1, 1)])
+def test_frames_are_taken_however_they_lie_in_memory(board, rows, columns):
+    """Views with rows far apart, backwards, and single rows, of which numpy may say any stride."""
+    stream = tsm_device.load(board).stream()
+    frame = np.random.RandomState(0).randint(0, 256, (rows, columns, 3)).astype(np.uint8)
+    want = stream.preprocess(frame)
+    views = [np.zeros((2 * rows, columns + 7, 3), np.uint8)[::2, :columns], np.zeros((rows, columns, 3), np.uint8)[::-1],
+             np.zeros((rows, columns, 6), np.uint8)[:, :, ::2]]
+    if rows == 1:
+        views.append(np.lib.stride_tricks.as_strided(np.zeros((1, columns, 3), np.uint8), (1, columns, 3), (7, 3, 1)))
+    else:  # pages that are not touched cost nothing
+        views.append(np.zeros((rows, 20000000), np.uint8)[:, 5:5 + 3 * columns].reshape(rows, columns, 3))
+    for view in views:
+        view[:] = frame
+        assert np.array_equal(stream.preprocess(view), want) and stream.step(view).index >= 0
+
+
+@pytest.mark.parametrize("arguments, words", [(("--bench", 0), "--bench"), (("--bench", -5), "--bench"), (("--threads", 65), "threads"),
+                                              (("--threads", -1), "threads")])
+def test_numbers_that_cannot_be_are_refused(board, arguments, words):
+    code, out, err = run(board, *arguments)
+    assert code == 2 and words in err and "found:" in err and out == ""
+
+
+def change(path, value):
+    """A function that sets a part of a manifest."""
+    def spoil(manifest):
+        for key in path[:-1]:
+            manifest = manifest[key]
+        manifest[path[-1]] = value
+    return spoil
+
+
+@pytest.mark.parametrize("path, value", [
+    (["stream"], None), (["stream", "fps"], "fast"), (["caches"], [1]), (["caches", 0, "shape"], None), (["caches", 0, "name"], 5),
+    (["input", "width"], float("inf")), (["input", "mean"], None), (["input"], []), (["classes"], "abc"), (["classes"], 5),
+    (["files", 0], "x"), (["files", 0, "path"], "\0"), (["files", 0, "path"], "x" * 5000)])
+def test_hostile_manifests_are_refused_in_words(board, path, value):
+    manifest = json.loads((board / "manifest.json").read_text())
+    change(path, value)(manifest)
+    (board / "manifest.json").write_text(json.dumps(manifest).replace("Infinity", "1e400"))
     with pytest.raises(tsm_device.DeviceError):
-        stream.restore({"cache.a": np.zeros(3)})
+        tsm_device.load(board)
+
+
+def test_a_manifest_that_cannot_be_read_is_refused_in_words(board, monkeypatch):
+    (board / "manifest.json").write_text("[" * 100000)
+    with pytest.raises(tsm_device.DeviceError, match="cannot be read"):
+        tsm_device.load(board)
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tsm_device.io, "open", refuse)
+    with pytest.raises(tsm_device.DeviceError, match="Permission denied"):
+        tsm_device.load(board)
+
+
+@pytest.mark.parametrize("path, value", [(["events", "on"], None), (["events", "merge"], [1]), (["events", "window"], 10 ** 30),
+                                         (["events", "hold"], float("inf")), (["events"], [1]), (["events", "ignore"], 3)])
+def test_event_settings_that_cannot_be_are_refused_in_words(board, toys, path, value):
+    manifest = toys.manifest()
+    change(path, value)(manifest)
+    toys.seal(board, events=manifest["events"])
+    with pytest.raises(tsm_device.DeviceError, match="events' configuration"):
+        tsm_device.load(board).events()
+
+
+def test_events_follow_the_sources_rate(board, toys):
+    model, logits = tsm_device.load(board), np.array([0, 9, 0, 0, 0])
+    for fps, period in ((0.0, 1 / 15), (4.0, 0.25)):
+        events = model.events(fps)
+        events.update(logits, 2.0)
+        assert events.finish()[0].end == pytest.approx(2.0 + period)
+
+
+@pytest.mark.parametrize("path, value", [
+    (["input", "mean"], [0.0, 0.0, 0.0]), (["input", "std"], [1.0, 1.0, 1.0]), (["input", "resize"], "squash"),
+    (["input", "shorter_side"], 40), (["input", "filter"], "bilinear"), (["precision"], "fp16"), (["trained"], True)])
+def test_a_manifest_that_was_changed_does_not_belong_to_its_library(board, toys, path, value):
+    from tsm_edge.errors import BundleError
+
+    manifest = toys.manifest()
+    change(path, value)(manifest)
+    toys.seal(board, **manifest)
+    with pytest.raises(tsm_device.DeviceError, match=f"(?s)belong together.*{path[-1]}"):
+        tsm_device.load(board)
+    for backend in (None, "native"):
+        with pytest.raises(BundleError, match=f"(?s)belong together.*{path[-1]}"):
+            tsm_edge.runtimes.load(board, backend)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_recording_that_is_not_finite_never_passes(board, toys, value):
+    golden = toys.golden()
+    golden["cache.b"][2].flat[3] = golden["logits"][0, 0] = value
+    np.savez_compressed(board / "golden.npz", **golden)
+    toys.seal(board)
+    failed = {row["name"] for row in tsm_device.verify(tsm_device.load(board)) if row["status"] != "passed"}
+    assert failed == {"logits", "cache.b", "logits from frames"}

@@ -1,6 +1,8 @@
 """The native back end: threads, replaced libraries, kernel errors, profiles."""
 import shutil
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +55,22 @@ def test_library_and_manifest_must_belong_together(native_bundle, toys, tmp_path
     toys.seal(folder, classes=["a", "b", "c", "d", "e"])
     with pytest.raises(BundleError, match="belong together"):
         load(folder)
+
+
+def test_the_same_library_is_mapped_once_from_wherever_it_comes(native_bundle, toys, tmp_path):
+    path = Path(shutil.make_archive(tmp_path / "toy", "zip", native_bundle))
+
+    def mapped():
+        with open("/proc/self/maps") as file:
+            return sum("libtsm_model" in line for line in file)
+
+    frame, before = toys.golden()["frames"][0], None
+    for source in (path, shutil.copytree(native_bundle, tmp_path / "copy"), path, path):
+        result = load(source, "native").stream().step(frame)
+        assert np.abs(result.logits - toys.golden()["logits"][0]).max() < 1e-4
+        if sys.platform.startswith("linux"):
+            before = before or mapped()
+            assert mapped() == before > 0
 
 
 def test_a_kernels_refusal_comes_with_its_words_and_keeps_the_state(native_bundle, toys):

@@ -68,6 +68,14 @@ def test_not_a_number_never_passes(native_bundle, toys, tmp_path):
     assert verify.replay(model, toys.golden())[2]["status"] == "failed"
 
 
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_recording_that_is_not_finite_never_passes(native_bundle, toys, tmp_path, value):
+    golden = toys.golden()
+    golden["inputs"][1].flat[-1] = golden["cache.a"][2].flat[3] = golden["logits"][0, 0] = value
+    report = verify.verify(changed(toys, native_bundle, tmp_path / "b", **golden))
+    assert {"recorded logits move", "preprocessing", "logits", "cache.a", "logits from frames"} <= set(report["failed"])
+
+
 def test_command_line_passes(native_bundle):
     code, out, err = run(native_bundle)
     assert code == 0 and out.strip().splitlines()[-1].startswith("PASSED toy by native")
