@@ -142,7 +142,7 @@ def _main(argv):
     if outcome.reason == "source lost":
         raise InputError("the camera is gone", found=f"{source.name} gave {outcome.read} frames, then none",
                          expected="frames until you end it", do="check plug and cable, then start again")
-    if outcome.read == 0:
+    if outcome.read == 0 and outcome.reason == "end of file":
         raise InputError("the video has no frames", found=f"{source.name}: none could be decoded", expected="at least one",
                          do="play it elsewhere to see whether it is whole")
     _say(f"PASSED ended by {outcome.reason}: {outcome.frames} frames, {outcome.events} events"
