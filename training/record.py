@@ -10,7 +10,6 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from urllib.parse import unquote
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened is named by us
 
@@ -19,7 +18,7 @@ import numpy as np  # noqa: E402
 
 from ..cli import choose  # noqa: E402
 from ..errors import InputError  # noqa: E402
-from ..runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
+from ..runtimes.sources import add_options, asked_for, flip_frame, frames_in, kind_of, masked, open_source  # noqa: E402
 from .gestures_labels import slug  # noqa: E402
 
 EXAMPLES = """examples:
@@ -151,9 +150,7 @@ def write_clip(folder, frames, fps):
         for frame in frames:
             writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
         writer.release()
-        there = cv2.VideoCapture(str(film))
-        count = sum(1 for _ in iter(there.grab, False))
-        there.release()
+        count = frames_in(film)
         if count != len(frames):
             raise InputError("the clip could not be written", found=f"{count} of {len(frames)} frames in {film}",
                              expected="an OpenCV that writes mp4, and room on the disk", do="check both")
@@ -181,7 +178,7 @@ def _source(args):
     """A generator of clips; what is wrong with the source is said here, not at the first clip."""
     kind = kind_of(args.source)
     if kind == "test":
-        return _rendered(args, gesture_of(unquote(args.source[len("test://"):])))
+        return open_source(args.source, **asked_for(args), rendered=lambda name, *asked: _rendered(args, gesture_of(name), *asked))
     if kind == "file":
         return _from_file(args, open_source(args.source, **asked_for(args)))
     if args.start is not None or args.end is not None:
@@ -205,15 +202,14 @@ def gesture_of(name):
     return known.get(slug(name)) or choose(slug(name), known, "gesture")
 
 
-def _rendered(args, label):
+def _rendered(args, label, size, fps, flip):
     from .gestures import SPLITS, render_clip
 
-    seconds = args.seconds or 3.0
+    size, fps, seconds = size or RENDERED_SIZE, fps or RENDERED_FPS, args.seconds or 3.0
     taken = len(list((Path(args.output) / args.label).glob("*.mp4")))  # a second call renders others
     for k in range(args.count or 10):
-        frames = render_clip(label, max(2, round(seconds * RENDERED_FPS)), RENDERED_SIZE, SPLITS["test"][0] + 3_000_000 + taken + k,
-                             RENDERED_FPS)
-        yield [shrink(frame, args.shorter_side) for frame in frames], RENDERED_FPS
+        frames = render_clip(label, max(2, round(seconds * fps)), size, SPLITS["test"][0] + 3_000_000 + taken + k, fps)
+        yield [shrink(flip_frame(frame, flip), args.shorter_side) for frame in frames], fps
 
 
 def _from_file(args, source):

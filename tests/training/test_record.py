@@ -72,6 +72,16 @@ def test_rendered_clips_stand_in_for_a_camera(tmp_path):
     assert all(np.abs(a.astype(int) - b).mean() > 1 for a, b in itertools.combinations(clips, 2))  # all different
 
 
+def test_rendered_clips_are_as_asked_for(tmp_path):
+    argv = ("--label", "go left", "--source", "test://swiping-left", "--count", 1, "--seconds", 1, "--input-width", 160,
+            "--input-height", 120, "--input-rate", 10)
+    run(*argv, "--output", tmp_path / "plain")
+    run(*argv, "--output", tmp_path / "turned", "--input-flip", "clockwise")
+    (plain, fps), (turned, _) = (frames_of(tmp_path / name / "go left" / "0000.mp4") for name in ("plain", "turned"))
+    assert fps == 10 and plain.shape == (10, 120, 160, 3) and turned.shape == (10, 160, 120, 3)
+    assert np.abs(np.rot90(plain, -1, axes=(1, 2)).astype(int) - turned).mean() < 6  # but for the compression
+
+
 class Camera(Source):
     """Gives a frame every 20 ms of a clock of its own (`monotonic`); after `gone_after` frames it is unplugged."""
 
@@ -149,6 +159,8 @@ def test_a_password_is_not_shown(tmp_path, capsys):
     (("--source", "csi://0"), "this OpenCV cannot open CSI cameras"), (("--source", "cis://0"), "did you mean 'csi'"),
     (("--source", "csi://0", "--end", "1"), "no beginning and end"), (("--source", "FILM", "--input-flip", "up"), "flip method"),
     (("--source", "test://swiping-lft"), "did you mean 'swiping-left'"),
+    (("--source", "test://thumb-up", "--input-flip", "up"), "flip method"),
+    (("--source", "test://thumb-up", "--input-width", "64"), "half a"),
     (("--source", __file__), "cannot be read"), (("--source", "test://thumb-up", "--seconds", "0"), "--seconds cannot"),
     (("--source", "FILM", "--start", "3", "--end", "2"), "--end cannot"), (("--source", "FILM", "--start", "50"), "nothing was recorded"),
     (("--source", "0", "--start", "1"), "no beginning and end"),
