@@ -339,18 +339,32 @@ def save_checkpoint(path, net, **meta):
     Raises
     ------
     InputError
-        A value that cannot be read back with weights_only=True.
+        A value that cannot be read back with weights_only=True, or no room to write it.
     """
     info = {**(getattr(net, "tsm_info", None) or {"name": type(net).__name__}), **meta}
     content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
                "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
+    write_whole(path, content)
+
+
+def write_whole(path, content):
+    """torch.save to `path`: the file appears whole or not at all, and nothing else is left.
+
+    Raises
+    ------
+    InputError
+        It cannot be written; the file that was there is as it was.
+    """
     path = os.fspath(path)
     temporary = f"{path}.{os.getpid()}.part"
     try:
         torch.save(content, temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch says a full disk as RuntimeError
+        raise InputError(f"{path} cannot be written", found=str(error).partition("\n")[0][:200],
+                         expected="a folder that can be written to, and room on the disk", do="make room, or write elsewhere") from error
     finally:
-        if os.path.exists(temporary):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
 
 

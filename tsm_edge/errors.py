@@ -1,4 +1,5 @@
 """Errors a person can act on: what was found, what was expected, what to do."""
+from functools import partial
 
 
 class TsmEdgeError(Exception):
@@ -17,6 +18,9 @@ class TsmEdgeError(Exception):
     def __init__(self, problem, *, found, expected, do):
         self.problem, self.found, self.expected, self.do = problem, str(found), str(expected), str(do)
         super().__init__(f"{problem}\n  found:    {self.found}\n  expected: {self.expected}\n  do:       {self.do}")
+
+    def __reduce__(self):  # so that it comes whole from a worker process
+        return partial(type(self), self.problem, found=self.found, expected=self.expected, do=self.do), ()
 
 
 class InputError(TsmEdgeError):

@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import pickle
+import resource
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from tsm_edge import create_model
 from tsm_edge.checkpoints import load_checkpoint, load_into, save_checkpoint
-from tsm_edge.errors import CheckpointError, InputError
+from tsm_edge.errors import CheckFailedError, CheckpointError, InputError
 from tsm_edge.jester import CLASSES
 from tsm_edge.shift import find_shifts, set_segments
 
@@ -183,6 +184,28 @@ def test_a_network_of_ones_own_is_saved_and_loaded(tmp_path):
     with pytest.raises(CheckpointError, match="does not fit the network") as error:
         load_into(nn.Sequential(nn.Conv2d(3, 5, 1)), tmp_path / "n.pth")
     assert "0.weight (4, 3, 1, 1) instead of (5, 3, 1, 1)" in error.value.found and "1.weight" in error.value.found
+
+
+def test_a_full_disk_leaves_what_was_there_and_nothing_else(tmp_path):
+    save_checkpoint(tmp_path / "n.pth", nn.Linear(2, 2))
+    before, limit = (tmp_path / "n.pth").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))  # writing fails there, as on a full disk
+        with pytest.raises(InputError, match="n.pth cannot be written") as error:
+            save_checkpoint(tmp_path / "n.pth", nn.Linear(100, 100))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert error.value.found and [p.name for p in tmp_path.iterdir()] == ["n.pth"]
+    assert (tmp_path / "n.pth").read_bytes() == before
+    with pytest.raises(InputError, match="cannot be written"):
+        save_checkpoint(tmp_path / "n.pth" / "m.pth", nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("kind", [InputError, CheckpointError, CheckFailedError])
+def test_errors_come_whole_from_other_processes(kind):
+    error = kind("a problem", found=3, expected="four", do="count again")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is kind and str(again) == str(error) and (again.problem, again.found) == ("a problem", "3")
 
 
 def test_the_classifier_can_be_left_alone_to_train_for_other_classes(published_file):
