@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import signal
 import time
 from contextlib import nullcontext
@@ -24,8 +23,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from ..errors import InputError
+from ..checkpoints import write_whole
+from ..errors import InputError, TsmEdgeError
 from .hands import WithHands, variance_of
+
+STATE = 2  # version of last.pt: raise it where a state means something else than before
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,8 @@ class Batches(torch.utils.data.Dataset):
 
     Item i is (frames uint8 [n, T, h, w, 3], labels int64 [n], marks float32 [n, 2], hands float32 [n, T, 20]); marks are the
     stroke's start and end as fractions of the clip, NaN where the data set does not know them; hands is empty unless the
-    options ask for a loss on it.
+    options ask for a loss on it. What is wrong with the clips is given instead, as the error that `Trainer.run` raises: torch would
+    make a text of an error that is raised in a worker.
     """
 
     def __init__(self, data, transform, options, epoch, first_step, rank, world):
@@ -88,6 +91,12 @@ class Batches(torch.utils.data.Dataset):
         return len(self.micro)
 
     def __getitem__(self, i):
+        try:
+            return self._batch(i)
+        except TsmEdgeError as error:
+            return error
+
+    def _batch(self, i):
         clips, labels, marks, hands = [], [], [], []
         for index in self.micro[i]:
             # a data set with chance of its own takes (epoch, index), so that it too repeats itself
@@ -180,7 +189,9 @@ class Trainer:
         if self.world > 1:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self.model = nn.parallel.DistributedDataParallel(self.whole, device_ids=ids)
+        self.total = options.epochs * self.steps_per_epoch
         self.step, self.saved, self.best, self.stop = 0, 0, -1.0, False
+        self.accuracy = None  # of the last epoch that was finished
         self.losses, self.history = [], []  # of the steps of this epoch; means of the epochs before
         # The micro-batch counts, not how it is come by: a run may go on with other numbers of processes.
         self.identity = {**asdict(options), "accumulate": None, **(settings or {}),
@@ -211,15 +222,24 @@ class Trainer:
         return {"net": self.net.state_dict(), "average": self.average.state_dict() if self.average else None,
                 "hands": self.whole.heads() if self.options.hand_loss else None,
                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "step": self.step,
-                "best": self.best, "losses": self.losses, "history": self.history, "identity": self.identity}
+                "best": self.best, "accuracy": self.accuracy, "losses": self.losses, "history": self.history,
+                "identity": self.identity, "version": STATE}
 
     def _write_state(self):
+        self._check_weights()
         if self.rank == 0:
-            path = self.folder / "last.pt"
-            part = path.with_suffix(f".part-{os.getpid()}")
-            torch.save(self.state(), part)
-            os.replace(part, path)
+            write_whole(self.folder / "last.pt", self.state())
         self.saved = self.step
+
+    def _check_weights(self):
+        """Weights that are no numbers are never saved (a step can spoil them though its loss was fine)."""
+        for name, value in self.net.state_dict().items():
+            if value.is_floating_point() and not torch.isfinite(value).all():
+                raise self._diverged(f"NaN or infinity in {name}", "finite weights")
+
+    def _diverged(self, found, expected):
+        return InputError(f"training diverged at step {self.step}", found=found, expected=expected,
+                          do="lower --lr or lengthen --warmup-epochs")
 
     def resume(self):
         """Go on from last.pt if there is one; True if so.
@@ -227,12 +247,25 @@ class Trainer:
         Raises
         ------
         InputError
-            It belongs to a run with other options, or is damaged.
+            It belongs to a run with other options, or is damaged, or not every process finds the same one.
         """
+        found = self._load_state()
+        if self.world > 1:
+            steps = [torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(self.world)]
+            dist.all_gather(steps, torch.tensor(self.step, device=self.device))
+            steps = [int(step) for step in steps]
+            if len(set(steps)) > 1:
+                raise InputError("the processes would go on from different steps", found=f"steps {sorted(set(steps))}",
+                                 expected=f"the same {self.folder / 'last.pt'} for all",
+                                 do="put --output on a disk that all machines share, or copy last.pt to each of them")
+        return found
+
+    def _load_state(self):
         path = self.folder / "last.pt"
         if self.rank == 0:  # what a killed run was writing
-            for part in (*self.folder.glob("last.part-*"), *self.folder.glob("*.pth.*.part")):
-                part.unlink()
+            for pattern in ("last.pt.*.part", "*.pth.*.part", "last.part-*"):
+                for part in self.folder.glob(pattern):
+                    part.unlink(missing_ok=True)
         if not path.exists():
             return False
         try:
@@ -241,11 +274,15 @@ class Trainer:
         except Exception as error:
             raise InputError(f"{path} cannot be read", found=f"{type(error).__name__}: {str(error)[:100]}",
                              expected="the state of an unfinished run", do="remove it to start anew") from None
+        if state.get("version") != STATE:
+            raise InputError(f"{path} was written by another version of tsm-edge", found=f"version {state.get('version', 1)}",
+                             expected=f"version {STATE}", do="another --output (what is in this one stays as it is), or finish the run "
+                             "with the version that began it")
         other = sorted(k for k in {*found, *self.identity} if found.get(k) != self.identity.get(k))
         if other:
             raise InputError(f"{path} belongs to another run", found=", ".join(f"{k}={found.get(k)}" for k in other),
                              expected=", ".join(f"{k}={self.identity.get(k)}" for k in other),
-                             do="use the same options, or another --output")
+                             do="use the same options and clips, or another --output")
         self.net.load_state_dict(state["net"])
         if self.average:
             self.average.load_state_dict(state["average"])
@@ -253,7 +290,8 @@ class Trainer:
             self.whole.load_state_dict(state["hands"], strict=False)
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.best, self.losses, self.history = (state[k] for k in ("step", "best", "losses", "history"))
+        for key in ("step", "best", "accuracy", "losses", "history"):
+            setattr(self, key, state[key])
         self.saved = self.step
         return True
 
@@ -326,13 +364,14 @@ class Trainer:
 
         on_step : callable (step, steps, loss, clips per second), for progress bars.
         """
-        options, accuracy = self.options, None
-        total = options.epochs * self.steps_per_epoch
+        options, total = self.options, self.total
+        if self.step == total and not (self.folder / "final.pth").exists():
+            self._save("final.pth")
         while self.step < total:
             epoch, first = divmod(self.step, self.steps_per_epoch)
             self._train_mode()
             micro, began = [], time.perf_counter()
-            for batch in self._loader(epoch, first):
+            for batch in self._batches(epoch, first):
                 micro.append(batch)
                 if len(micro) < options.accumulate:
                     continue
@@ -344,8 +383,7 @@ class Trainer:
                     loss, self.stop = float(shared[0]) / self.world, bool(shared[1])
                 self.losses.append(loss)
                 if not math.isfinite(loss):
-                    raise InputError(f"training diverged at step {self.step}", found=f"loss {loss}", expected="a finite loss",
-                                     do="lower --lr or lengthen --warmup-epochs")
+                    raise self._diverged(f"loss {loss}", "a finite loss")
                 if on_step:
                     clips = (self.step - epoch * self.steps_per_epoch - first) * options.batch
                     on_step(self.step, total, loss, clips / (time.perf_counter() - began))
@@ -358,33 +396,49 @@ class Trainer:
                         raise KeyboardInterrupt
             self.history.append(float(np.mean(self.losses)))
             self.losses = []
-            accuracy = self._finish_epoch(epoch, writer)
+            self._finish_epoch(epoch, writer)
             if self.stop and self.step < total:
                 raise KeyboardInterrupt
-        return accuracy
+        return self.accuracy
+
+    def _batches(self, epoch, first_step):
+        """Of the loader, with everything that can go wrong in its processes in words."""
+        try:
+            for batch in self._loader(epoch, first_step):
+                if isinstance(batch, Exception):
+                    raise batch
+                yield batch
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            raise InputError("a process that decodes clips has ended", found=str(error).partition("\n")[0],
+                             expected="--workers processes until the end", do="lower --workers; check the memory") from error
 
     def _finish_epoch(self, epoch, writer):
+        self._check_weights()
         net = self.average or self.net
-        accuracy = None
         if self.val is not None:
             if self.world > 1:  # batch norms' statistics are those of the first process, as they are saved
                 for buffer in net.buffers():
                     dist.broadcast(buffer, 0)
-            accuracy = evaluate_clips(net, self.val, self.mean, self.std, device=self.device, rank=self.rank, world=self.world)
-            self.log(f"epoch {epoch + 1}/{self.options.epochs}: loss {self.history[-1]:.4f}, validation top-1 {accuracy:.2%}")
+            self.accuracy = evaluate_clips(net, self.val, self.mean, self.std, device=self.device, rank=self.rank, world=self.world)
+            self.log(f"epoch {epoch + 1}/{self.options.epochs}: loss {self.history[-1]:.4f}, validation top-1 {self.accuracy:.2%}")
             if writer:
-                writer.add_scalar("validation top-1", accuracy, self.step)
-        if self.rank == 0 and self.save:
-            metrics = {"epoch": epoch + 1, "validation_top1": accuracy}
-            if accuracy is not None and accuracy > self.best:
-                self.best = accuracy
-                self.save(self.folder / "best.pth", net, metrics)
-            if epoch + 1 == self.options.epochs:
-                self.save(self.folder / "final.pth", net, metrics)
+                writer.add_scalar("validation top-1", self.accuracy, self.step)
+        if self.accuracy is not None and self.accuracy > self.best:
+            self.best = self.accuracy
+            self._save("best.pth")
+        if self.step == self.total:
+            self._save("final.pth")
         self._write_state()
         if self.world > 1:
             dist.barrier()
-        return accuracy
+
+    def _save(self, name):
+        """The network as it is, with the last epoch's accuracy, as `folder / name`."""
+        if self.rank == 0 and self.save:
+            metrics = {"epoch": self.step // self.steps_per_epoch, "validation_top1": self.accuracy}
+            self.save(self.folder / name, self.average or self.net, metrics)
 
 
 def _in_worker(_):
@@ -401,20 +455,35 @@ def _in_worker(_):
 def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8, rank=0, world=1):
     """Top-1 accuracy of a network on clips, by the average of a clip's logits over its frames.
 
-    Of several processes (`rank` of `world`) each takes its share; all get the accuracy over all clips.
+    A clip that cannot be read (None) does not count. Of several processes (`rank` of `world`) each takes its share; all get the
+    accuracy over all clips.
+
+    Raises
+    ------
+    InputError
+        Logits that are no numbers, or not one readable clip.
     """
     was = net.training
     net.eval()
-    right, mine = 0, range(rank, len(data), world)
+    right, seen, mine = 0, 0, range(rank, len(data), world)
     for first in range(0, len(mine), batch):
-        items = [data[i] for i in mine[first:first + batch]]
+        items = [item for item in (data[i] for i in mine[first:first + batch]) if item is not None]
+        if not items:
+            continue
         frames = torch.from_numpy(np.stack([clip for clip, _ in items])).to(device)
         logits = net(normalise(frames, mean, std).contiguous(memory_format=torch.channels_last))
+        if not torch.isfinite(logits).all():
+            raise InputError("the network answers with what is no number", found="NaN or infinity among its logits",
+                             expected="finite logits", do="lower --lr or lengthen --warmup-epochs: training has diverged")
         guess = logits.view(len(items), -1, logits.shape[-1]).mean(1).argmax(1).cpu().numpy()
+        seen += len(items)
         right += int((guess == np.array([label for _, label in items])).sum())
     net.train(was)
     if world > 1:
-        total = torch.tensor(right, device=device)
-        dist.all_reduce(total)
-        right = int(total)
-    return right / len(data)
+        counts = torch.tensor([right, seen], device=device)
+        dist.all_reduce(counts)
+        right, seen = counts.tolist()
+    if not seen:
+        raise InputError("not one validation clip can be read", found=f"{len(data)} clips, all unreadable", expected="readable clips",
+                         do="check --val-data, or the clips that were held out")
+    return right / seen

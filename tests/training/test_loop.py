@@ -1,5 +1,8 @@
 """The loop's parts against plain formulas, and what it leaves alone."""
 import math
+import os
+import resource
+import signal
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 from tsm_edge import create_model  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
+from tsm_edge.training import loop  # noqa: E402
 from tsm_edge.training.loop import Batches, Options, Trainer, evaluate_clips, frame_targets, learning_rate, normalise  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -210,7 +214,7 @@ def test_a_damaged_state_is_refused(tmp_path, damage):
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path):
-    for name in ("last.part-77", "best.pth.77.part"):
+    for name in ("last.part-77", "best.pth.77.part", "last.pt.77.part"):
         (tmp_path / name).write_bytes(b"half")
     assert not trainer(tmp_path).resume() and list(tmp_path.iterdir()) == []
 
@@ -220,6 +224,114 @@ def test_divergence_is_said_at_once(tmp_path):
     t._train_step = lambda micro: float("nan")
     with pytest.raises(InputError, match="diverged"):
         t.run()
+
+
+def test_weights_that_the_last_update_spoils_are_not_saved(tmp_path):
+    t = trainer(tmp_path, Squares(4), lr=1e38)  # one step, and its loss is fine
+    t.save = lambda path, net, metrics: path.write_text("saved")
+    with pytest.raises(InputError, match="diverged at step 1"):
+        t.run()
+    assert math.isfinite(t.losses[0] if t.losses else t.history[0]) and not list(tmp_path.iterdir())
+
+
+def test_a_network_that_answers_with_nan_has_no_accuracy():
+    with pytest.raises(InputError, match="no number"):
+        evaluate_clips(lambda_net(lambda x: torch.full((len(x), 3), float("nan"))), Squares(3), MEAN, STD)
+
+
+def lambda_net(function):
+    net = torch.nn.Module()
+    net.forward = function
+    return net
+
+
+def test_clips_that_cannot_be_read_do_not_count():
+    class Holes(Squares):
+        def __getitem__(self, i):
+            return None if i % 2 else super().__getitem__(i)
+
+    net = lambda_net(lambda x: torch.eye(3)[[0]].repeat(len(x), 1))  # says 0, whatever it sees
+    # labels 0 1 2 0 1 2 ...: of clips 0, 2, 4 the first is right, and clips 0, 2, 4, 6 have two of four
+    assert evaluate_clips(net, Holes(6), MEAN, STD, batch=2) == pytest.approx(1 / 3)
+    assert evaluate_clips(net, Holes(7), MEAN, STD) == pytest.approx(2 / 4)
+    with pytest.raises(InputError, match="not one validation clip"):
+        evaluate_clips(net, [None, None], MEAN, STD)
+
+
+def test_processes_that_find_different_states_do_not_go_on(tmp_path, monkeypatch):
+    trainer(tmp_path).run()
+    there, steps = trainer(tmp_path), iter([[3, 0], [3, 3]])
+    monkeypatch.setattr(loop.dist, "all_gather", lambda out, mine: [o.fill_(v) for o, v in zip(out, next(steps))])
+    there.world = 2  # the second finds no state, then the same
+    with pytest.raises(InputError, match=r"steps \[0, 3\]"):
+        there.resume()
+    assert there.resume()
+
+
+def test_a_state_of_an_earlier_version_is_named(tmp_path):
+    trainer(tmp_path).run()
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    del state["version"], state["accuracy"]  # as it was before there were versions
+    torch.save(state, tmp_path / "last.pt")
+    with pytest.raises(InputError, match="another version of tsm-edge"):
+        trainer(tmp_path).resume()
+
+
+def test_a_finished_run_keeps_its_result_and_makes_its_network_again(tmp_path):
+    def make():
+        t, names = trainer(tmp_path), []
+        t.val = Squares(6)
+        t.save = lambda path, net, metrics: (names.append((path.name, metrics)), path.write_bytes(b"net"))
+        return t, names
+
+    first, saved = make()
+    accuracy = first.run()
+    assert [name for name, _ in saved] == ["best.pth", "final.pth"] and 0 <= accuracy <= 1
+    again, names = make()
+    assert again.resume() and again.run() == accuracy and not names
+    (tmp_path / "final.pth").unlink()
+    again, names = make()
+    assert again.resume() and again.run() == accuracy
+    assert names == [("final.pth", {"epoch": 1, "validation_top1": accuracy})]
+
+
+class Unreadable(Squares):
+    """What is wrong with a clip is found in whichever process decodes it."""
+
+    def __getitem__(self, i):
+        raise InputError("no clip of the data set can be read", found="12 clips", expected="readable ones", do="check paths")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_worker_processes_are_the_errors_of_the_run(tmp_path, workers):
+    t = trainer(tmp_path, Unreadable())
+    t.workers = workers
+    with pytest.raises(InputError) as error:
+        t.run()
+    assert error.value.problem == "no clip of the data set can be read" and error.value.do == "check paths"
+
+
+class Deadly(Squares):
+    def __getitem__(self, i):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_process_that_is_killed_is_said(tmp_path):
+    t = trainer(tmp_path, Deadly())
+    t.workers = 1
+    with pytest.raises(InputError, match="process that decodes clips has ended"):
+        t.run()
+
+
+def test_a_full_disk_ends_the_run_in_words(tmp_path):
+    t, limit = trainer(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+        with pytest.raises(InputError, match="last.pt cannot be written"):
+            t.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not list(tmp_path.iterdir())
 
 
 def test_batches_that_cannot_be_cut_are_refused(tmp_path):
