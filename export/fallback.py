@@ -114,7 +114,7 @@ class _Calls:
         from tvm import ir, relax
 
         if isinstance(expression, ir.GenericConst):
-            return WeightArg(np.ascontiguousarray(expression.value.numpy()))
+            return WeightArg(np.asarray(expression.value.numpy(), order="C"))
         if isinstance(expression, relax.TupleGetItem):
             return self.value(expression.tuple_value)[expression.index]
         if isinstance(expression, relax.Tuple):

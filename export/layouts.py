@@ -157,6 +157,6 @@ class _Layouts:
                     constants[name] = value.reshape(-1) if by_channel else value
         graph = helper.make_graph([node_proto(node) for node in nodes], "fallback", [info(n) for n in inputs],
                                   [info(n) for n in outputs],
-                                  [numpy_helper.from_array(np.ascontiguousarray(v), n) for n, v in constants.items()])
+                                  [numpy_helper.from_array(np.asarray(v, order="C"), n) for n, v in constants.items()])
         return helper.make_model(graph, opset_imports=[helper.make_opsetid(*o) for o in self.graph.opsets],
                                  ir_version=self.graph.ir_version)

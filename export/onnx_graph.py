@@ -11,11 +11,14 @@ import json
 import logging
 import os
 import re
+import sys
 import warnings
 
 import numpy as np
 
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+
+from .decisions import refuse_decisions
 
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime >= 1.13 and by every other engine in use
 METADATA_KEY = "tsm_edge.manifest"
@@ -41,7 +44,7 @@ def export_onnx(step_net, path, manifest=None):
     Raises
     ------
     InputError
-        The network contains something that ONNX cannot express, or that is left out of the graph.
+        The network contains something that ONNX cannot express, or decides by its data.
     CheckFailedError
         The graph does not pass ONNX's checker or shape inference.
     """
@@ -50,6 +53,7 @@ def export_onnx(step_net, path, manifest=None):
     except ImportError as error:
         raise MissingComponentError("writing ONNX needs the package onnx", found="no package onnx", expected="onnx>=1.16",
                                     do="pip install 'tsm-edge[export]'") from error
+    refuse_decisions(step_net)
     model = onnx.load_from_string(_trace(step_net))
     _tidy(model, step_net)
     if manifest is not None:
@@ -94,10 +98,10 @@ def _trace(step_net):
     buffer, level = io.BytesIO(), logging.getLogger("torch.onnx").level
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings(), torch.no_grad(), _quiet_stdout(), _plain_attention():
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.filterwarnings("ignore", category=UserWarning, module=r"torch\.onnx.*")
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # shapes are fixed; parity is checked afterwards
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of shapes, which are fixed: see refuse_decisions
             torch.onnx.export(step_net, (frame, *step_net.zero_caches()), buffer, **options)
     except Exception as error:
         text = str(error).strip().splitlines()
@@ -107,6 +111,38 @@ def _trace(step_net):
     finally:
         logging.getLogger("torch.onnx").setLevel(level)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _quiet_stdout():
+    """torch prints the whole graph when an operation has no counterpart in ONNX: from C++, to the process's own stdout."""
+    sys.stdout.flush()
+    try:
+        before = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+
+
+@contextlib.contextmanager
+def _plain_attention():
+    """nn.MultiheadAttention by its parts: ONNX has nothing for torch's fused one."""
+    import torch
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 # --- names and order that do not depend on the exporter --------------------------------------------------------------
@@ -181,7 +217,7 @@ def _tidy(model, step_net):
 
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in kept.items())
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in kept.items())
     graph.name, graph.doc_string = "step", ""
     model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", _version(), "", ""
     model.ir_version = IR_VERSION

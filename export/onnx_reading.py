@@ -91,14 +91,6 @@ def read_graph(model):
     proto = model.graph
     constants = {t.name: numpy_helper.to_array(t) for t in proto.initializer}
     inputs = [i.name for i in proto.input if i.name not in constants]
-    shapes, dtypes = {}, {}
-    for info in [*proto.value_info, *proto.input, *proto.output]:
-        tensor = info.type.tensor_type
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        if tensor.HasField("shape") and None not in dims:
-            shapes[info.name] = tuple(dims)
-        if tensor.elem_type:
-            dtypes[info.name] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     nodes = []
     for node in proto.node:
         attrs = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -108,13 +100,16 @@ def read_graph(model):
                              do="take the condition or loop out of the network's forward")
         attrs = {k: numpy_helper.to_array(v) if isinstance(v, onnx.TensorProto) else v for k, v in attrs.items()}
         nodes.append(Node(node.op_type, node.name, list(node.input), list(node.output), attrs, node.domain))
-    graph = Graph(nodes, shapes, dtypes, constants, inputs, [o.name for o in proto.output],
+    graph = Graph(nodes, {}, {}, constants, inputs, [o.name for o in proto.output],
                   [(o.domain, o.version) for o in model.opset_import], model.ir_version)
+    _note_types(graph, [*proto.value_info, *proto.input, *proto.output])
     for name in inputs:
-        if name not in shapes:
+        if name not in graph.shapes:
             raise InputError(f"the input {name!r} has no fixed shape", found="a symbolic dimension",
                              expected="fixed shapes, batch size 1", do="export the network with a fixed input size")
     _fold_constants(graph)
+    while _infer_shapes(graph):  # a shape may follow from constants that were only folded now, and more constants from it
+        _fold_constants(graph)
     _drop_copies(graph)
     drop_unused(graph)
     _check_shapes(graph)
@@ -147,6 +142,41 @@ def _fold_constants(graph):
             graph.constants[name + ":constant"] = graph.constants.pop(name)
             kept.append(Node("Identity", name, [name + ":constant"], [name], {}))
     graph.nodes = kept
+
+
+def _infer_shapes(graph):
+    """Look again for shapes that are not known yet; returns whether one was found."""
+    from onnx import helper, numpy_helper, shape_inference
+
+    unknown = {name for node in graph.nodes for name in node.outputs if name and name not in graph.shapes}
+    if not unknown:
+        return False
+
+    def info(name):
+        return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(graph.dtypes[name]), graph.shapes[name])
+
+    used = {name for node in graph.nodes for name in node.inputs}
+    constants = [numpy_helper.from_array(np.asarray(value, order="C"), name)
+                 for name, value in graph.constants.items() if name in used]
+    model = helper.make_model(
+        helper.make_graph([node_proto(node) for node in graph.nodes], "shapes", [info(name) for name in graph.inputs],
+                          [info(name) for name in graph.outputs if name in graph.shapes], constants),
+        opset_imports=[helper.make_opsetid(*opset) for opset in graph.opsets], ir_version=graph.ir_version)
+    _note_types(graph, shape_inference.infer_shapes(model, data_prop=True).graph.value_info)
+    return any(name in graph.shapes for name in unknown)
+
+
+def _note_types(graph, infos):
+    """Shapes (where they are fixed) and dtypes of tensors."""
+    from onnx import helper
+
+    for info in infos:
+        tensor = info.type.tensor_type
+        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        if tensor.HasField("shape") and None not in dims:
+            graph.shapes[info.name] = tuple(dims)
+        if tensor.elem_type:
+            graph.dtypes[info.name] = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type))
 
 
 def _constant_value(attrs):

@@ -130,7 +130,7 @@ def make_plan(calls, program, placing=None):
                         offset = cache_offset[cache_of[arg.name]]
                     else:
                         space, offset = "arena", offsets[home.get(arg.name, arg.name)]
-            operands.append(Operand(space, offset, dtype, shape or (1,)))
+            operands.append(Operand(space, offset, dtype, shape))
         planned.append(Call(op.name, kernel, tuple(operands), sum(touched.values())))
     return MemoryPlan(tuple(planned), caches, arena_bytes, cache_bytes, weights.block())
 

@@ -201,6 +201,11 @@ def part(vector, start, count):
     return tirx.Shuffle([vector], [_index(i) for i in range(start, start + count)])
 
 
+def cast(value, dtype, lanes, source=None):
+    """A vector as one of another element type; `source` is the type it has, if it may be this one already."""
+    return value if source == dtype else tirx.Cast(dtype if lanes == 1 else f"{dtype}x{lanes}", value)
+
+
 def fma(a, b, c):
     """a * b + c, fused where the target can."""
     return tir_op.fma(a, b, c)

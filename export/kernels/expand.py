@@ -13,6 +13,7 @@ import numpy as np
 from tvm import tirx
 
 from tsm_edge.export.kernels import forms, planes, sweep, tile
+from tsm_edge.export.kernels.emit import cast
 from tsm_edge.export.kernels.names import clip_name, splice_name
 
 
@@ -297,4 +298,4 @@ class Narrowed(Windowed):
         return super().key() + "_narrow"
 
     def border(self, group, panel):
-        return [self.e.bind(tirx.Cast(f"float16x{self.block.lanes}", value)) for value in super().border(group, panel)]
+        return [self.e.bind(cast(value, "float16", self.block.lanes)) for value in super().border(group, panel)]

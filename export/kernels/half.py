@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from tvm import tirx
 
 from tsm_edge.errors import InputError
 from tsm_edge.export import program
 from tsm_edge.export.kernels import dense
 from tsm_edge.export.kernels.base import Kernel, ScratchArg, TensorArg, WeightArg
-from tsm_edge.export.kernels.emit import Emitter, default_dtype
+from tsm_edge.export.kernels.emit import Emitter, cast, default_dtype
 from tsm_edge.export.kernels.names import RESULT
 
 
@@ -90,4 +89,4 @@ def _convert(e, source, out, count, lanes, dtype):
     for first, turns, size in ((0, count // lanes, lanes), (count // lanes * lanes, count % lanes, 1)):
         with e.loop(turns) as i:
             at = first + i * size
-            e.store(out, at, tirx.Cast(f"{dtype}x{size}" if size > 1 else dtype, e.load(source, at, size)), size)
+            e.store(out, at, cast(e.load(source, at, size), dtype, size), size)

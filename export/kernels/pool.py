@@ -1,4 +1,8 @@
-"""Pooling: windows (max, average) and the average over the whole image."""
+"""Pooling: windows (max, average) and the average over the whole image.
+
+Averages are summed in float32, in half precision too: in float16 a long sum would soon be too large for the next value to
+count.
+"""
 from __future__ import annotations
 
 from tvm import tirx
@@ -6,7 +10,9 @@ from tvm import tirx
 from tsm_edge.export import program
 from tsm_edge.export.kernels import tile
 from tsm_edge.export.kernels.base import Kernel, TensorArg
-from tsm_edge.export.kernels.emit import Emitter, fma, splat
+from tsm_edge.export.kernels.emit import Emitter, cast, fma, splat
+
+SUM = "float32"
 
 
 def build(op, shapes, target, precision="fp32"):
@@ -46,17 +52,17 @@ def _window(op, shapes, target):
         with e.loop(ow) as ox:
             kx0, kx1 = window(e, ox, stride_x, left, kw, width)
             scale = None if biggest else e.bind(
-                splat(1.0, 1) / tirx.Cast(e.dtype, (ky1 - ky0) * (kx1 - kx0)))
+                splat(1.0, 1, SUM) / tirx.Cast(SUM, (ky1 - ky0) * (kx1 - kx0)))
             for channel, lanes in channel_vectors(e, channels, target.lanes):
-                acc = e.vector(lanes)
-                acc.set(splat(-3.402823466e38 if biggest else 0.0, lanes))
+                acc = e.vector(lanes, None if biggest else SUM)
+                acc.set(splat(-3.402823466e38, lanes) if biggest else splat(0.0, lanes, SUM))
                 with e.loop(ky1 - ky0) as ky:
                     row = e.bind((oy * stride_y - top + ky0 + ky) * width)
                     with e.loop(kx1 - kx0) as kx:
                         place = (row + (ox * stride_x - left + kx0 + kx)) * channels + channel
                         value = e.load(x, place, lanes)
-                        acc.set(tirx.Max(acc.get(), value) if biggest else acc.get() + value)
-                value = acc.get() if biggest else acc.get() * splat(scale, lanes)
+                        acc.set(tirx.Max(acc.get(), value) if biggest else acc.get() + cast(value, SUM, lanes, e.dtype))
+                value = acc.get() if biggest else cast(acc.get() * splat(scale, lanes), e.dtype, lanes, SUM)
                 e.store(out, (oy * ow + ox) * channels + channel, value, lanes)
     args = (TensorArg(op.x, (height * width * channels,)), TensorArg(op.out, (oh * ow * channels,)))
     return Kernel(symbol, "pool", e.function(symbol), args, 0)
@@ -72,16 +78,16 @@ def _global(op, shapes, target):
             first = e.bind(group.channel(panel))
             parts, at = [], 0
             for lanes in group.chunks:
-                parts += [(at + start, size, e.vector(size)) for start, size in
+                parts += [(at + start, size, e.vector(size, SUM)) for start, size in
                           tile.pieces(min(lanes, group.valid - at), lanes)]
                 at += lanes
             for _, size, acc in parts:
-                acc.set(splat(0.0, size))
+                acc.set(splat(0.0, size, SUM))
             with e.loop(height * width) as pixel:
                 for at, size, acc in parts:
-                    value = e.load(x, pixel * channels + (first + at), size)
-                    acc.set(fma(value, splat(1.0 / (height * width), size), acc.get()))
+                    value = cast(e.load(x, pixel * channels + (first + at), size), SUM, size, e.dtype)
+                    acc.set(fma(value, splat(1.0 / (height * width), size, SUM), acc.get()))
             for at, size, acc in parts:
-                e.store(out, first + at, acc.get(), size)
+                e.store(out, first + at, cast(acc.get(), e.dtype, size, SUM), size)
     args = (TensorArg(op.x, (height * width * channels,)), TensorArg(op.out, (channels,)))
     return Kernel(symbol, "global_pool", e.function(symbol), args, 0)

@@ -329,6 +329,17 @@ def upsampled():
     return g.model(), ("ConvTranspose", "Reshape", "Transpose")
 
 
+def scalar_indices():
+    """Indices without a dimension, as x[:, 0] gives them; pads that are computed from constants."""
+    g = Graph()
+    x = g.splice(g.conv("frame", 3, 8, 3), "layer", 8, 0, 2, (9, 7))
+    row = g.op("Unsqueeze", g.op("Gather", x, g.constant(3, np.int64), axis=2), g.constant([2], np.int64))
+    pads = g.op("Concat", g.constant([0, 0, 1, 0], np.int64), g.op("Mul", g.constant([0, 0, 1, 1], np.int64),
+                                                                  g.constant([1], np.int64)), axis=0)
+    g.head(g.conv(g.op("Pad", g.op("Add", x, row), pads), 8, 6), 6)
+    return g.model(), ("Add", "Gather", "Pad", "Unsqueeze")
+
+
 def no_caches():
     g = Graph()
     g.head(g.op("Relu", g.conv("frame", 3, 8, 3)), 8)
@@ -352,7 +363,7 @@ CASES = {function.__name__: function for function in (
     split_instead_of_slices, whole_tensor_cached, one_pixel, splice_before_depthwise, swapped_next_caches,
     cache_of_other_channels, recurrent_cache, next_cache_read_again, frame_kept_for_the_next_step, squeeze_and_excite,
     other_activations, grouped_and_dilated, loose_norms_and_scales, adds_of_all_kinds, pools, flattened_map, branches,
-    dense_layers, same_padding, upsampled, no_caches, shared_weights)}
+    dense_layers, same_padding, upsampled, scalar_indices, no_caches, shared_weights)}
 
 
 # --- references --------------------------------------------------------------------------------------------------------

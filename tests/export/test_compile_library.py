@@ -55,7 +55,7 @@ def odd(tmp_path_factory):
     return model, build(model, tmp_path_factory.mktemp("odd"), classes=['a "b" \\c', "é?", "??=", "0", "1"])
 
 
-QUICK = ("residual_splice", "several_shifts_in_a_block", "branches", "pools")
+QUICK = ("residual_splice", "several_shifts_in_a_block", "branches", "pools", "scalar_indices")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in graphs.CASES if name not in QUICK]
 
 

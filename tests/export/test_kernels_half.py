@@ -78,6 +78,18 @@ def test_convolutions_stay_within_a_few_roundings_and_caches_are_exact():
             np.testing.assert_array_equal(result["next"].reshape(kept.shape), kept)
 
 
+def test_averages_of_whole_images_are_summed_in_single_precision():
+    """6912 values near 1: float16 has steps of 4 where their sum is."""
+    rng = np.random.default_rng(4)
+    x = half(1 + 0.1 * rng.standard_normal((96, 72, 21)))
+    globally = program.GlobalAveragePool("g", "x", "out")
+    windows = program.Pool("p", "average", "x", "out", (48, 36), (48, 36), (0, 0, 0, 0))
+    results = emulate([(kernels.build(globally, {"x": x.shape, "out": (21,)}, TARGET, "fp16"), {"x": x}),
+                       (kernels.build(windows, {"x": x.shape, "out": (2, 2, 21)}, TARGET, "fp16"), {"x": x})])
+    np.testing.assert_allclose(results[0]["out"], x.mean((0, 1)), rtol=2.0 ** -11)
+    np.testing.assert_allclose(results[1]["out"].reshape(2, 2, 21), x.reshape(2, 48, 2, 36, 21).mean((1, 3)), rtol=2.0 ** -11)
+
+
 def convolved(x, conv):
     """A program.Conv without splice and residual, in double precision."""
     top, left, bottom, right = conv.padding

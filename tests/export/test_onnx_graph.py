@@ -145,6 +145,51 @@ def test_networks_of_a_users_own_are_written(tmp_path):
     assert_parity(step, tmp_path / "m.onnx")
 
 
+class Attends(nn.Module):
+    """Attention, padding, an index and a split: shapes that ONNX says by computed constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, 4, 1), nn.Conv2d(4, 4, 3)
+        self.attention, self.fc = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        a, b = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect").chunk(2, 1)
+        x = torch.cat([self.conv(a), b[:, :, 1:-1, 1:-1]], 1)
+        tokens = x.flatten(2).transpose(1, 2)
+        return self.fc(self.attention(tokens, tokens, tokens, need_weights=False)[0][:, 3])
+
+
+def test_attention_padding_and_indices_have_fixed_shapes(tmp_path):
+    from tsm_edge.export.onnx_reading import read_graph
+
+    net = Attends()
+    insert_shifts(net, lambda name, module: name == "conv", fold_div=2)
+    step = sensitive_step(net, (48, 32))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    export_onnx(step, tmp_path / "m.onnx")
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert_parity(step, tmp_path / "m.onnx")
+    graph = read_graph(tmp_path / "m.onnx")
+    assert all(name in graph.shapes for node in graph.nodes for name in node.outputs)
+    assert {"Pad", "Gather"} <= {node.op for node in graph.nodes} and "Shape" not in {node.op for node in graph.nodes}
+
+
+def test_what_onnx_lacks_is_refused_without_a_word_on_stdout(tmp_path, capfd):
+    class Lacking(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8 * 15, 5)
+
+        def forward(self, x):
+            return self.fc(nn.functional.adaptive_avg_pool2d(self.conv(x), (5, 3)).flatten(1))
+
+    with pytest.raises(InputError, match="adaptive_avg_pool2d"):
+        export_onnx(StepNetwork(Lacking(), (48, 32)), tmp_path / "m.onnx")
+    assert capfd.readouterr().out == "" and not list(tmp_path.iterdir())
+
+
 class InPlace(nn.Module):
     def __init__(self):
         super().__init__()

@@ -104,6 +104,49 @@ def test_a_cache_that_changes_nothing_is_refused_by_name(small):
     assert check.status == FAILED and "cache.b zeroed" in check.detail
 
 
+class Fork(nn.Module):
+    """Two shifts of one tensor, whose caches hold the same; and one behind a ReLU that is 0 for all but early frames."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.a, self.b = (nn.Conv2d(i, 8, 3, padding=1) for i in (3, 8, 8))
+        self.c, self.fc = nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = torch.relu(self.a(x) + self.b(x) + 3 * x.mean((1, 2, 3), keepdim=True))
+        return self.fc((self.c(y) + x).mean((2, 3)))
+
+
+def test_caches_of_one_tensor_are_the_same_and_cannot_be_swapped(small):
+    _, _, inputs, _ = small
+    torch.manual_seed(1)
+    net = Fork()
+    insert_shifts(net, lambda name, block: name in ("a", "b"))
+    step = StepNetwork(net, SIZE)
+    check = verify.check_teeth(step, inputs, verify.step_trace(step, inputs))
+    assert check.status == PASSED and "2 of 2" in check.detail
+
+
+def test_a_cache_is_zeroed_where_it_holds_most_and_empty_ones_are_named(small):
+    _, _, inputs, _ = small
+    torch.manual_seed(1)
+    net = Fork()
+    insert_shifts(net, lambda name, block: name == "c")
+    step = StepNetwork(net, SIZE)
+    faded = inputs.copy()
+    faded[6:] = -20  # the ReLU is 0 from here on
+    with torch.no_grad():
+        net.stem.weight.abs_()
+        step = StepNetwork(net, SIZE)
+    trace = verify.step_trace(step, faded)
+    assert trace.caches["cache.c"][:6].any() and not trace.caches["cache.c"][6:].any()
+    assert verify.check_teeth(step, faded, trace).status == PASSED
+    dark = np.minimum(faded, -20)
+    check = verify.check_teeth(step, dark, verify.step_trace(step, dark))
+    assert check.status == FAILED and "zero in all of these frames" in check.detail and "cache.c" in check.detail
+
+
 def test_still_frames_are_refused_as_proof(small):
     _, step, inputs, _ = small
     still = np.repeat(inputs[:1], 16, 0)
