@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import hashlib
 import json
 import math
 import os
@@ -94,19 +95,19 @@ def _main(argv):
     choose(args.batch_norm, ("train", "partial", "frozen"), "batch norm mode")
     choose(args.shift, ("online", "offline", "none"), "shift")
     choose(args.gesture_set, ("core", "all"), "gesture set")
+    check_ranges(args)
     import torch
     import torch.distributed as dist
 
     from .loop import Options, Trainer
-    from .train_data import open_data
+    from .train_data import fingerprints, open_data
 
     if args.threads:
         torch.set_num_threads(args.threads)
     _keep_freed_memory()
-    device = args.device if args.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = pick_device(args.device)
     if "RANK" in os.environ and not dist.is_initialized():
-        if device == "cuda":
-            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        if device.startswith("cuda"):
             torch.cuda.set_device(device)
         # the others wait while the first renders or validates
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=timedelta(hours=4))
@@ -116,13 +117,21 @@ def _main(argv):
     source = fill_in(args)
     torch.manual_seed(args.seed)
     folder = Path(args.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError("--output cannot be used", found=str(error), expected="a folder that can be written to",
+                         do="name another") from None
     data, val, classes, transform, fps = open_data(args, chief)
+    if len(classes) < 2:
+        raise InputError("one class alone teaches nothing", found=", ".join(classes) or "no class", expected="at least two classes",
+                         do="add clips of another class, for example of you at rest: tsm-record --label 'No gesture'")
     fill_in_steps(args, len(data), dist.get_world_size() if dist.is_initialized() else 1)
     net, note = make_network(args, source, classes, fps)
     options = Options(**{k: v for k, v in vars(args).items() if k in Options.__dataclass_fields__})
     record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every", "threads")}
-    settings = {k: v for k, v in record.items() if k not in ("output", *Options.__dataclass_fields__)}
+    settings = {k: v for k, v in record.items() if k not in ("output", "root", *Options.__dataclass_fields__)}
+    settings.update(fingerprints(args, data, val), classes=classes, init=source and _fingerprint_of(args.init))  # whatever their paths
     for name in ("init", "output", "data", "val_data", "root", "classes"):  # the checkpoint tells of its files, not of whose folders
         record[name] = record[name] and Path(record[name]).name
     say("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
@@ -137,19 +146,24 @@ def _main(argv):
 
     rest = classes.index("No gesture") if "No gesture" in classes else None
     trainer = Trainer(net, data, val, options, folder, n_segment=args.frames, mean=net.tsm_info["mean"], std=net.tsm_info["std"],
-                      transform=transform, rest=rest, save=save, settings={**settings, "classes": classes, "clips": len(data)},
-                      device=device, workers=args.workers, save_every=args.save_every, log=say)
-    if trainer.resume():
+                      transform=transform, rest=rest, save=save, settings=settings, device=device, workers=args.workers,
+                      save_every=args.save_every, log=say)
+    trainer.resume()
+    finished = trainer.step == trainer.total
+    if finished:
+        say(f"the run in {folder} is finished: nothing is trained (another --output to train again)")
+    elif trainer.step:
         say(f"going on from step {trainer.step} of {folder / 'last.pt'}")
-    writer = _writer(folder, trainer.step + 1) if chief else None
+    writer = _Curves(folder, trainer.step + 1) if chief else None
     try:
         with _Progress(chief) as progress, _stopping(trainer, say):
             accuracy = trainer.run(progress.update, writer)
     finally:
         if writer:
             writer.close()
-        if hasattr(data, "report") and data.report():
-            say(data.report())
+        for name, some in (("training", data), ("validation", val)):
+            if hasattr(some, "report") and some.report():
+                say(f"{name}: {some.report()}")
     if dist.is_initialized():
         dist.destroy_process_group()
     if chief:
@@ -157,7 +171,8 @@ def _main(argv):
         loss = trainer.history[-1] if trainer.history else None
         result = {"checkpoint": str(final), "validation_top1": accuracy, "loss": loss, "steps": trainer.step, "classes": classes}
         print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {final} --target host")
-        verdict = f"PASSED {trainer.step} steps" + ("" if accuracy is None else f", validation top-1 {accuracy:.2%}")
+        measured = "" if accuracy is None else f", validation top-1 {accuracy:.2%}"
+        verdict = f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured
         print(verdict, file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -170,6 +185,37 @@ def _keep_freed_memory():
         return
     for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 << 20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD of malloc.h
         mallopt(option, value)
+
+
+def pick_device(name):
+    """What --device names, as torch calls it: "cpu", "cuda" or "cuda:N" (under torchrun each process has its own).
+
+    Raises
+    ------
+    InputError
+        No such device, or not here.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if name == "auto":
+        name = "cuda" if gpus else "cpu"
+    kind, _, number = name.partition(":")
+    if choose(kind, ("auto", "cpu", "cuda"), "device") == "cpu":
+        return "cpu"
+    number = number or os.environ.get("LOCAL_RANK", "0")
+    if not (number.isdecimal() and int(number) < gpus):
+        raise InputError("the device is not there", found=f"--device {name}, {gpus} GPUs that this torch can use",
+                         expected="cpu, or cuda where there is a GPU for each process", do="--device cpu, or leave it out")
+    return f"cuda:{number}"
+
+
+def _fingerprint_of(init):
+    """Name and digest of the checkpoint that --init names."""
+    from ..default import default_checkpoint
+
+    digest = hashlib.sha256(Path(default_checkpoint() if init == "default" else init).read_bytes()).hexdigest()
+    return f"{Path(init).name} {digest[:12]}"
 
 
 @contextmanager
@@ -202,6 +248,25 @@ def parse_size(text):
     return size
 
 
+RANGES = {  # of options that hold a number: least and most
+    "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
+    "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
+    "variety": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000), "lr_batch": (1, 1_000_000),
+    "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
+    "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "seed": (0, 2 ** 31 - 1),
+    "workers": (0, 1024), "threads": (0, 1024),
+}
+
+
+def check_ranges(args):
+    """Refuse numbers that no run can use (NaN is in no range); an option that was left out is None."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not least <= value <= most:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(value), expected=f"{least} to {most}",
+                             do="pick another")
+
+
 def fill_in(args):
     """Give the options that were left out the values of --init, else the usual ones; returns --init's Checkpoint or None."""
     source = None
@@ -217,15 +282,14 @@ def fill_in(args):
             setattr(args, name, init if init is not None else usual)
 
     pick("arch", source and source.arch, "mobilenet_v2")
-    pick("width", source and source.width, 1.0)
+    pick("width", source.width if source and source.arch == args.arch else None, 1.0)
     pick("frames", known.get("n_segment"), 8)
     pick("fold_div", known.get("fold_div"), 8)
     pick("seconds", args.frames / known["fps"] if known.get("fps") else None, 3.0)
     args.input_size = parse_size(args.input_size) if args.input_size else tuple(known.get("input_size") or (224, 224))
-    for name, least in (("frames", 1), ("epochs", 1), ("batch", 1), ("accumulate", 1), ("save_every", 1), ("clips_per_class", 1)):
-        if getattr(args, name) is not None and getattr(args, name) < least:
-            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)),
-                             expected=f"{least} or more", do="pick another")
+    if source is not None and (source.arch != args.arch or source.arch == "mobilenet_v2" and source.width != args.width):
+        raise InputError("the checkpoint is of another network", found=f"{source.arch} x{source.width:g} in {args.init}",
+                         expected=f"{args.arch} x{args.width:g}", do=f"give --arch {source.arch} --width {source.width:g}, or neither")
     return source
 
 
@@ -293,9 +357,6 @@ def make_network(args, source, classes, fps):
     if source is None:
         return net, "weights from scratch"
     net.tsm_info.update({k: source.info[k] for k in ("mean", "std", "resize", "filter") if source.info.get(k)})
-    if source.arch != args.arch or source.arch == "mobilenet_v2" and source.width != args.width:
-        raise InputError("the checkpoint is of another network", found=f"{source.arch} x{source.width:g} in {args.init}",
-                         expected=f"{args.arch} x{args.width:g}", do=f"give --arch {source.arch} --width {source.width:g}, or neither")
     mine, theirs = net.state_dict(), dict(source.state_dict)
     head = [k for k in theirs if theirs[k].shape != mine[k].shape] if set(theirs) == set(mine) else None
     if head is None or any(not k.startswith(("classifier", "fc")) for k in head):
@@ -312,13 +373,37 @@ def make_network(args, source, classes, fps):
     return net, f"weights from {args.init}, trained with {trained}" + (", with a new classifier" if fresh else "")
 
 
-def _writer(folder, step):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("note: no TensorBoard curves (pip install 'tsm-edge[train]')", file=sys.stderr)
-        return None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+class _Curves:
+    """TensorBoard's curves in `folder`, from `step` on; where they cannot be written training goes on without them."""
+
+    def __init__(self, folder, step):
+        self._writer = None
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        except ImportError:
+            print("note: no TensorBoard curves (pip install 'tsm-edge[train]')", file=sys.stderr)
+        except OSError as error:
+            self._give_up(error)
+
+    def add_scalar(self, *args):
+        try:
+            if self._writer:
+                self._writer.add_scalar(*args)
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self):
+        try:
+            if self._writer:
+                self._writer.close()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error):
+        self._writer = None
+        print(f"note: no more TensorBoard curves: {error}", file=sys.stderr)
 
 
 class _Progress:

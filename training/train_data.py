@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,12 @@ class Changed:
         return len(self.data)
 
     def __getitem__(self, index):
-        return self.transform(*self.data[index])
+        """None where the data set has None: a clip that cannot be read."""
+        item = self.data[index]
+        return None if item is None else self.transform(*item)
+
+    def report(self):
+        return self.data.report() if hasattr(self.data, "report") else ""
 
 
 def open_data(args, chief=True):
@@ -76,8 +82,8 @@ def _gestures(args, chief):
     made = []
     for split, count in (("train", args.clips_per_class), ("val", max(8, args.clips_per_class // 16))):
         side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
-        hard = "" if args.variety == 1 else f"-variety-{args.variety:g}"
-        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{args.seconds:g}s{hard}"
+        hard = "" if args.variety == 1 else f"-variety-{_exact(args.variety)}"
+        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{_exact(args.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None
@@ -86,6 +92,11 @@ def _gestures(args, chief):
     if dist.is_initialized():
         dist.barrier()
     return CachedClips(made[0]), CachedClips(made[1])
+
+
+def _exact(number):
+    """A number in few digits where they say it exactly, else in all."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _rendering(split):
@@ -112,7 +123,10 @@ def _clips(args):
             raise InputError(f"{name} does not say what its clips show", found=f"{len(unknown)} clips without a label, first {unknown[0]}",
                              expected="a label for each", do="add the labels, or leave these clips out")
     data = ClipDataset(items, sampler, train=True, seed=args.seed)
-    val = ClipDataset(val_items, sampler, train=False) if val_items else None
+    val = ClipDataset(val_items, sampler, train=False, unreadable="none") if val_items else None
+    if val and all(val[i] is None for i in range(len(val))):  # ends at the first that can be read
+        raise InputError("not one validation clip can be read", found=val.report(), expected="readable clips",
+                         do="repair them, or name others with --val-data")
     return data, val, classes, clip_rate(items, sampler)
 
 
@@ -125,6 +139,25 @@ def hold_out(items):
         seen[item.label] += 1
         (held if seen[item.label] % every == 0 else rest).append(item)
     return rest, held
+
+
+def fingerprints(args, data, val):
+    """What tells these clips from others: {"data": text, "val_data": text or None}, whatever their folder is called.
+
+    The text has the number of clips and a digest of their paths within the data set, labels and files' sizes.
+    """
+    def text(source, items):
+        base = source if os.path.isdir(source) else args.root or os.path.dirname(source)
+        lines = [f"{os.path.relpath(item.path, base or '.')}\t{item.label}\t{_size(item.path)}\n" for item in items]
+        return f"{len(items)} clips {hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()[:12]}"
+
+    if args.data == "gestures":  # follow from the other options
+        return {"data": "gestures", "val_data": None}
+    return {"data": text(args.data, data.items), "val_data": text(args.val_data or args.data, val.data.items) if val else None}
+
+
+def _size(path):
+    return os.path.getsize(path) if os.path.isfile(path) else -1  # that of a folder says nothing of its frames
 
 
 def clip_rate(items, sampler, most=32):

@@ -19,8 +19,8 @@ from tsm_edge.training.layouts import Item, find_items  # noqa: E402
 from tsm_edge.training.loop import evaluate_clips  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
 from tsm_edge.training.sampling import Sampler  # noqa: E402
-from tsm_edge.training.train import _main, events_of, fill_in_steps, parse_size  # noqa: E402
-from tsm_edge.training.train_data import Changed, clip_rate, hold_out  # noqa: E402
+from tsm_edge.training.train import _Curves, _main, check_ranges, events_of, fill_in, fill_in_steps, parse_size, parser  # noqa: E402
+from tsm_edge.training.train_data import Changed, _exact, clip_rate, hold_out  # noqa: E402
 
 
 def options(tiny, clips, folder, *more):
@@ -116,7 +116,11 @@ def test_curves_and_checkpoints_are_written(straight):
 def test_a_finished_run_is_not_trained_again(tiny, clips, straight, capsys):
     before = (straight / "final.pth").read_bytes()
     assert _main(options(tiny, clips, straight, "--ema", 0.9, "--json")) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 6 and (straight / "final.pth").read_bytes() == before
+    said = capsys.readouterr()
+    result = json.loads(said.out)
+    assert result["steps"] == 6 and (straight / "final.pth").read_bytes() == before
+    assert result["validation_top1"] == load_checkpoint(straight / "final.pth").info["metrics"]["validation_top1"]
+    assert "is finished: nothing is trained" in said.err and "PASSED 6 steps (finished before), validation top-1" in said.err
 
 
 def test_another_network_does_not_go_on_with_a_run(tiny, clips, straight):
@@ -150,7 +154,9 @@ def test_another_class_list_gets_a_new_classifier(tiny, clips, checkpoint, tmp_p
 @pytest.mark.parametrize("wrong, words", [
     (("--init", "default"), "default model is not there"), (("--optimizer", "adam"), "did you mean 'adamw'"),
     (("--input-size", "12"), "32 to 2048"), (("--batch", "64"), "fewer clips"), (("--data", "/nowhere"), "no data set at"),
-    (("--val-data", "gestures"), "bring their own"), (("--frames", "0"), "1 or more"), (("--init", "nothing.pth"), "is not there"),
+    (("--val-data", "gestures"), "bring their own"), (("--init", "nothing.pth"), "is not there"),
+    (("--output", __file__), "--output cannot be used"), (("--output", f"{__file__}/x"), "--output cannot be used"),
+    (("--device", "cuda:99"), "device is not there"), (("--device", "mps"), "unknown device"),
 ])
 def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypatch, wrong, words):
     from tsm_edge import default
@@ -159,6 +165,73 @@ def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypat
     with pytest.raises(TsmEdgeError) as error:
         _main(options(tiny, clips, tmp_path / "run", *wrong))
     assert words in str(error.value) and error.value.found and error.value.expected and error.value.do
+
+
+@pytest.mark.parametrize("option, wrong", [
+    ("--frames", "0"), ("--fps", "-1 nan inf"), ("--lr", "0 -1 1e40 nan"), ("--lr-batch", "0"), ("--threads", "-1"), ("--workers", "-1"),
+    ("--seed", "-1"), ("--dropout", "2"), ("--label-smoothing", "2 -1"), ("--momentum", "-1"), ("--sampling-stride", "0 -3"),
+    ("--seconds", "0 -1 nan"), ("--clip-size", "-5 5"), ("--weight-decay", "-1"), ("--ema", "1.5 -0.5"), ("--warmup-epochs", "-1"),
+    ("--variety", "5"), ("--epochs", "0"), ("--save-every", "0"), ("--hand-loss", "-1")])
+def test_numbers_that_no_run_can_use_are_refused(option, wrong):
+    for value in wrong.split():
+        with pytest.raises(InputError, match=f"{option} cannot be used") as error:
+            check_ranges(parser().parse_args(["--data", "clips", f"{option}={value}"]))
+        assert " to " in error.value.expected
+
+
+def test_numbers_that_runs_use_are_taken():
+    check_ranges(parser().parse_args(["--data", "clips"]))
+    check_ranges(parser().parse_args("--data clips --batch 12288 --lr 0.02 --lr-batch 128 --label-smoothing 0 --ema 0.999".split()))
+
+
+def test_one_class_alone_is_refused(tiny, tmp_path):
+    data = tiny.write_clips(tmp_path / "clips", 5, ("wave",))
+    with pytest.raises(InputError, match="one class alone"):
+        _main(options(tiny, data, tmp_path / "run"))
+
+
+def test_clips_that_were_recorded_anew_are_another_run(tiny, tmp_path, monkeypatch):
+    data, run = tmp_path / "clips", tmp_path / "run"
+    tiny.write_clips(data)
+    assert _main(options(tiny, data, run, "--epochs", 1)) == 0
+    monkeypatch.chdir(tmp_path)
+    assert _main(options(tiny, "./clips/", run, "--epochs", 1)) == 0  # the same by another name
+    tiny.write_video(data / "stay" / "000.avi", tiny.moving_clip(2, np.random.default_rng(1), n_frames=12))  # a clip used for training
+    with pytest.raises(InputError, match="belongs to another run\n  found:    data=12 clips"):
+        _main(options(tiny, data, run, "--epochs", 1))
+
+
+def test_clips_for_validation_that_cannot_be_read_do_not_count(tiny, tmp_path, capsys):
+    data = tiny.write_clips(tmp_path / "clips")
+    (data / "stay" / "004.avi").write_bytes(b"no video")  # one of the three that are held out
+    assert _main(options(tiny, data, tmp_path / "run", "--epochs", 1)) == 0
+    assert "validation: skipped 1 unreadable of 3 clips" in capsys.readouterr().err
+    top1 = load_checkpoint(tmp_path / "run" / "final.pth").info["metrics"]["validation_top1"]
+    assert top1 in (0, 0.5, 1)  # of two clips
+    for name in tiny.CLASSES:
+        (data / name / "004.avi").write_bytes(b"no video")
+    with pytest.raises(InputError, match="not one validation clip can be read"):
+        _main(options(tiny, data, tmp_path / "other"))
+    assert not (tmp_path / "other" / "last.pt").exists()
+
+
+def test_the_width_of_init_is_not_that_of_another_network(checkpoint):
+    args = parser().parse_args(["--data", "clips", "--init", str(checkpoint()), "--arch", "resnet18"])
+    with pytest.raises(InputError, match="another network") as error:
+        fill_in(args)
+    assert error.value.do == "give --arch mobilenet_v2 --width 0.35, or neither"
+
+
+def test_curves_that_cannot_be_written_do_not_end_a_run(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("a file where the folder should be")
+    curves = _Curves(tmp_path, 1)
+    curves.add_scalar("loss", 1.0, 1)
+    curves.close()
+    assert capsys.readouterr().err.count("no more TensorBoard curves") == 1
+
+
+def test_seconds_that_differ_late_are_told_apart():
+    assert (_exact(3.0), _exact(0.5)) == ("3", "0.5") and _exact(10 / 3) != _exact(3.333333) and float(_exact(10 / 3)) == 10 / 3
 
 
 def test_clips_without_a_label_are_not_trained_on(tiny, clips, tmp_path):
