@@ -14,6 +14,7 @@ from ..runtimes.preprocess import geometry
 from ..runtimes.preprocess import shorter_side as default_shorter_side
 from .gestures_labels import MIRRORED, REVERSED, slug
 from .gestures_targets import crop_hands, mirror_hands
+from .layouts import class_finder
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -24,20 +25,27 @@ _TIMES = re.compile(r"(^|-)(left|right|up|down|in|out|away|towards?|forwards?|ba
 
 
 def _label_map(classes, known, pairs, words, what):
-    index = {slug(name): i for i, name in enumerate(classes)}
-    table = {slug(a): slug(b) for a, b in known.items()}
-    for a, b in pairs:
-        for name in (a, b):
-            if slug(name) not in index:
+    find, known = class_finder(classes), {slug(a): slug(b) for a, b in known.items()}
+    declared = {}
+    for pair in pairs:
+        for name in pair:
+            if find(name) is None:
                 raise InputError(f"{what} names an unknown class", found=name, expected=", ".join(classes),
                                  do="name two classes of this data set")
-        table[slug(a)], table[slug(b)] = slug(b), slug(a)
-    unknown = [c for c in classes if slug(c) not in table and words.search(slug(c))]
+        a, b = map(find, pair)
+        declared[a], declared[b] = b, a
+    unknown = [name for i, name in enumerate(classes) if i not in declared and slug(name) not in known and words.search(slug(name))]
     if unknown:
         raise InputError(f"{what}: classes that seem to have a direction are not declared", found=", ".join(unknown),
                          expected="each of them paired with its opposite, or with itself",
                          do="declare pairs, for example (\"swipe-left\", \"swipe-right\"), or switch it off")
-    return np.array([index.get(table.get(slug(c), slug(c)), -1) for c in classes], np.int64)
+
+    def opposite(i, name):
+        other = known.get(slug(name), slug(name))
+        return declared[i] if i in declared else i if other == slug(name) else find(other)
+
+    found = [opposite(i, name) for i, name in enumerate(classes)]
+    return np.array([-1 if i is None else i for i in found], np.int64)
 
 
 def mirror_map(classes, pairs=()):

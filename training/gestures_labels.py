@@ -1,6 +1,6 @@
 """What the rendered gestures are called, and what a mirror or a film run backwards makes of each name."""
 
-import re
+import unicodedata
 
 from ..jester import CLASSES
 
@@ -43,5 +43,9 @@ REVERSED = _both_ways(
 
 
 def slug(name):
-    """Letters and digits joined by '-', lower case: "Swiping Left" and "swiping_left" are one name."""
-    return "-".join(re.findall(r"[a-z0-9]+", name.lower()))
+    """Letters and digits of any script joined by '-', lower case: "Swiping Left" and "swiping_left" are one name.
+
+    Empty where a name has neither.
+    """
+    folded = unicodedata.normalize("NFKC", str(name)).casefold()
+    return "-".join("".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in folded).split())

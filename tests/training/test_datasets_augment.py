@@ -101,3 +101,11 @@ def test_normalise_matches_its_formula():
     expected = ((clip / 255.0 - augment.MEAN) / augment.STD).transpose(0, 3, 1, 2)
     out = augment.normalise(clip)
     assert out.dtype == np.float32 and np.abs(out - expected).max() < 1e-5
+
+
+def test_directions_of_classes_in_any_script_are_declared_and_kept_apart():
+    assert augment.mirror_map(["влево", "вправо", "👍"], [("влево", "вправо")]).tolist() == [1, 0, 2]
+    assert augment.mirror_map(["👈", "👉"], [("👈", "👉")]).tolist() == [1, 0]
+    assert augment.mirror_map(["Wave", "wave"]).tolist() == [0, 1]
+    with pytest.raises(InputError, match="more than one class"):
+        augment.mirror_map(["Swiping Left", "Swiping Right", "swiping_right"])

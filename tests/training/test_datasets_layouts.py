@@ -1,5 +1,7 @@
 """Data sets as people have them, written here: videos and frame folders, in each layout, with bad files among them."""
 import json
+import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -9,7 +11,8 @@ from tsm_edge.errors import InputError
 from tsm_edge.training import augment
 from tsm_edge.training.datasets import ClipDataset, UnreadableClip, drop_none, read_clip
 from tsm_edge.training.gestures_cli import write_video
-from tsm_edge.training.layouts import Item, find_items, read_classes, read_folder, read_list
+from tsm_edge.training.gestures_labels import slug
+from tsm_edge.training.layouts import Item, class_finder, find_items, read_classes, read_folder, read_list
 from tsm_edge.training.sampling import Sampler
 
 
@@ -233,3 +236,127 @@ def test_folders_without_a_class_list_are_numbered_as_people_count(tmp_path):
     for name in ("c2", "c10", "c1"):
         frame_folder(tmp_path / name / "clip", 2)
     assert read_folder(tmp_path)[1] == ["c1", "c2", "c10"]
+
+
+def write_list(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def test_slugs_keep_the_letters_of_every_script():
+    assert [slug(name) for name in ("Swiping Left", "swiping_left", "влево", "ВПРАВО", "左", "हिन्दी", "👍")] == [
+        "swiping-left", "swiping-left", "влево", "вправо", "左", "हिन्दी", ""]
+    assert slug("cafe\u0301") == slug("CAFÉ") and slug("Straße") == "strasse"  # as Macs write names, and as others do
+
+
+@pytest.mark.parametrize("names", [("влево", "вправо"), ("👍", "👎"), ("go left", "go-left"), ("²", "a")])
+def test_folders_whose_names_are_no_ascii_or_alike_are_classes_of_their_own(tmp_path, names):
+    for name in names:
+        frame_folder(tmp_path / name / "clip", 1)
+    items, classes = read_folder(tmp_path)
+    assert {Path(i.path).parent.name: classes[i.label] for i in items} == {name: name for name in names}
+
+
+def test_a_class_is_found_by_its_exact_name_then_by_its_slug_and_never_guessed():
+    find = class_finder(["Go Left", "go-left", "Вправо"])
+    assert [find(n) for n in ("Go Left", "go-left", "вправо", "stop", "👍")] == [0, 1, 2, None, None]
+    with pytest.raises(InputError, match="more than one class"):
+        find("GO LEFT")
+    for wrong in ([], ["a", "a"], ["a", " "]):
+        with pytest.raises(InputError, match="cannot be used"):
+            class_finder(wrong)
+
+
+@pytest.mark.parametrize("text", ['["a", "a"]', "[]", '["a", ""]', '{"a": 0, "b": 0}', '"ab"', '{"a": Infinity}'])
+def test_json_classes_are_checked_as_lines_are(tmp_path, text):
+    (tmp_path / "classes.json").write_text(text)
+    with pytest.raises(InputError, match="no list of classes"):
+        read_classes(tmp_path / "classes.json")
+
+
+def test_numbered_lines_are_names_where_clips_are_called_so(tmp_path):
+    listed = write_list(tmp_path / "labels.txt", "2 fingers", "1 finger")
+    assert read_classes(listed) == ["finger", "fingers"]  # as UCF101's classInd.txt
+    assert read_classes(listed, ["1-finger"]) == ["2 fingers", "1 finger"]
+    for name in ("1 finger", "2 fingers"):
+        frame_folder(tmp_path / name / "clip", 1)
+    assert read_folder(tmp_path)[1] == find_items(tmp_path, classes=listed)[1] == ["2 fingers", "1 finger"]
+    rows = write_list(tmp_path / "list.csv", "a.mp4,1 finger", "b.mp4,2 fingers")
+    assert [i.label for i in find_items(rows, classes=listed)[0]] == [1, 0]
+
+
+@pytest.mark.parametrize("lines, wanted", [
+    (("path,n_frames,label", "a,37,Stop", "b,12,Go"), [("a", 37, "Stop"), ("b", 12, "Go")]),
+    (("video_id;label;frames;label_id;shape;format", "1;Stop;37;14;(100, 176);jpg", "2;Go;35;2;(100, 176);jpg"),
+     [("1", 37, "Stop"), ("2", 35, "Go")]),
+    (("label\tfile", "Stop\ta.mp4", "Go\tb.mp4"), [("a.mp4", None, "Stop"), ("b.mp4", None, "Go")]),
+    (("file,gesture", "a.mp4,Stop", "b.mp4,Go"), [("a.mp4", None, "Stop"), ("b.mp4", None, "Go")]),
+    (("path n_frames label", "a 37 1", "b 12 0"), [("a", 37, "1"), ("b", 12, "0")]),
+    (('"a, b.mp4","Stop"', 'c.mp4,"Go; now"'), [("a, b.mp4", None, "Stop"), ("c.mp4", None, "Go; now")]),
+    (("   # remark", "a.mp4 Stop", "b.mp4 Go"), [("a.mp4", None, "Stop"), ("b.mp4", None, "Go")]),
+    (("a\u2028b.mp4;Stop", "b.mp4;Go"), [("a\u2028b.mp4", None, "Stop"), ("b.mp4", None, "Go")]),
+    (("a.mp4,Clip", "b.mp4,Go"), [("a.mp4", None, "Clip"), ("b.mp4", None, "Go")]),  # no header
+    (("x/a b.mp4 Stop", "c, d.mp4 Go", "e.mp4 Go"), [("x/a b.mp4", None, "Stop"), ("c, d.mp4", None, "Go"), ("e.mp4", None, "Go")]),
+    (("a.mp4,Stop,", "b.mp4,Go,"), [("a.mp4", None, "Stop"), ("b.mp4", None, "Go")]),
+    (("Stop/a b.mp4", "Go/c.mp4"), [("Stop/a b.mp4", None, "Stop"), ("Go/c.mp4", None, "Go")]),  # the class is the folder
+])
+def test_lists_are_read_as_people_write_them(tmp_path, lines, wanted):
+    items, classes = read_list(write_list(tmp_path / "list.csv", *lines))
+    assert [(i.path, i.n_frames, classes[i.label]) for i in items] == [(str(tmp_path / p), n, c) for p, n, c in wanted]
+
+
+@pytest.mark.parametrize("line, words", [
+    (",Stop", "line 2: no path"), ("b.mp4,Go,train", "line 2: it is not clear"), ("b.mp4,Go on, then stop", "line 2: it is not clear"),
+])
+def test_lines_that_cannot_be_read_are_refused_by_number(tmp_path, line, words):
+    with pytest.raises(InputError, match=words):
+        read_list(write_list(tmp_path / "list.csv", "a.mp4,Stop", line))
+
+
+def test_labels_that_look_like_numbers_are_names_where_classes_are_called_so(tmp_path):
+    digits = write_list(tmp_path / "list.txt", "a.mp4 1", "b.mp4 3")
+    assert [i.label for i in read_list(digits, classes=["1", "2", "3"])[0]] == [0, 2]
+    assert [i.label for i in read_list(digits, classes=["a", "b", "c", "d"])[0]] == [1, 3]
+    items, classes = read_list(write_list(tmp_path / "odd.csv", "a.mp4,²", "b.mp4,20261121"))
+    assert classes == ["20261121", "²"] and [i.label for i in items] == [1, 0]
+
+
+def test_names_that_no_disk_can_hold_are_clips_that_cannot_be_read(tmp_path):
+    items, _ = read_list(write_list(tmp_path / "list.csv", f"{'x' * 300},Stop"))
+    with pytest.raises(UnreadableClip):
+        read_clip(items[0].path)
+    with pytest.raises(InputError, match="no data set"):
+        find_items("x" * 300)
+
+
+def test_odd_entries_of_a_class_folder_are_left_out_or_named(tmp_path, folders):
+    wave = folders / "wave"
+    (wave / "gone").symlink_to(tmp_path / "nowhere")
+    (wave / "gone.avi").symlink_to(tmp_path / "nowhere.avi")
+    os.mkfifo(wave / "pipe")
+    os.mkfifo(wave / "pipe.mp4")
+    (wave / "._a.avi").write_bytes(b"a Mac's own")
+    frame_folder(wave / ".trash", 2)
+    (wave / "leftovers").mkdir()
+    (wave / "leftovers" / ".hidden.jpg").write_bytes(b"")
+    items, _ = read_folder(folders)
+    assert [Path(i.path).name for i in items if i.label == 1] == ["a.avi", "b.mp4", "gone", "gone.avi", "pipe.mp4"]
+    data = ClipDataset(items, Sampler("uniform", 2), train=False, unreadable="none")
+    assert [data[i] is None for i in range(len(data))] == [False, False, False, False, True, True, True]
+    assert {Path(p).name for p in data.skipped()} == {"gone", "gone.avi", "pipe.mp4"}
+
+
+def test_folders_that_may_not_be_read_are_named(folders, monkeypatch):
+    real = os.listdir
+
+    def listdir(path):
+        if Path(path).name == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+    locked = "clip10"
+    assert any(i.path.endswith("clip10") for i in read_folder(folders)[0])  # reading it will say why
+    locked = "wave"
+    with pytest.raises(InputError, match="cannot read .*wave(.|\n)*Permission denied"):
+        read_folder(folders)
