@@ -9,11 +9,16 @@ Both are written beside their place and renamed: a cache that exists is complete
     python -m tsm_edge.training.gestures_cache --output runs/train --split train --clips-per-class 200 --workers 2
 """
 import argparse
+import contextlib
+import errno
 import json
 import os
 import shutil
 import sys
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -22,6 +27,7 @@ import numpy as np
 from ..cli import choose
 from ..errors import InputError
 from .gestures import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
+from .parts import part_of, remove_dead
 
 VERSION = 3  # of the generator: raise it when the same seed gives other pictures
 
@@ -41,6 +47,47 @@ def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames,
     return last - first
 
 
+def _end_with_parent():
+    """In a process that renders: end when the one that started it is gone, which cannot say so if it was killed."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _allocate(path, dtype, shape):
+    """An array file of zeros whose place on the disk is taken: where there is none, a process that fills it would be killed."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+
+
+@contextlib.contextmanager
+def _in_words(path, part=None):
+    """Whatever goes wrong, `part` is removed; a disk or a process that fails is an InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if part:
+            shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{path} cannot be written", found=str(error), do="make room, or write elsewhere",
+                             expected="a folder that can be written to, and room on the disk") from error
+        if isinstance(error, BrokenProcessPool):
+            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
+                             do="check both, or render with fewer --workers") from error
+        raise
+
+
 def _start(path, asked):
     """The folder to write to, or None if `path` already holds what is asked for."""
     path = Path(path)
@@ -53,15 +100,33 @@ def _start(path, asked):
     if path.exists():
         raise InputError(f"{path} exists and is no cache", found="another folder or file", expected="a new path",
                          do="name another folder")
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    with _in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead(path.parent, path.name)
+        part = path.with_name(part_of(path.name))
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
     return part
 
 
 def _finish(part, path, record):
     (part / "cache.json").write_text(json.dumps(record, indent=1))
     part.rename(path)
+
+
+def _render_jobs(jobs, workers, count):
+    """Render, here or in processes; count(clips) is called after each job."""
+    if workers == 1:
+        for job in jobs:
+            count(_render_range(*job))
+        return
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
+                count(future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frames=16, size=(128, 128), seconds=3.0,
@@ -88,7 +153,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
     Raises
     ------
     InputError
-        If `path` holds something else.
+        If `path` holds something else, or cannot be written.
     """
     size = tuple(int(v) for v in size)
     source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety)
@@ -100,11 +165,10 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
         return CachedClips(path)
     total, fps = len(source), n_frames / seconds
     labels = np.arange(total) % len(source.classes)
-    try:
-        np.lib.format.open_memmap(part / "clips.npy", "w+", np.uint8, (total, n_frames, size[1], size[0], 3)).flush()
-        np.lib.format.open_memmap(part / "strokes.npy", "w+", np.float32, (total, 2)).flush()
-        shape = (total, n_frames, len(TARGETS))
-        np.lib.format.open_memmap(part / "targets.npy", "w+", np.float32, shape).flush()
+    with _in_words(path, part):
+        _allocate(part / "clips.npy", np.uint8, (total, n_frames, size[1], size[0], 3))
+        _allocate(part / "strokes.npy", np.float32, (total, 2))
+        _allocate(part / "targets.npy", np.float32, (total, n_frames, len(TARGETS)))
         np.save(part / "labels.npy", labels.astype(np.int64))
         seeds = np.array([source.seed_of(i) for i in range(total)])
         workers = min(workers or os.cpu_count() or 1, total)
@@ -112,21 +176,15 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
         jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames, variety)
                 for a in range(0, total, step)]
         done = 0
-        if workers == 1:
-            for job in jobs:
-                done += _render_range(*job)
-                if progress:
-                    progress(done, total)
-        else:
-            with ProcessPoolExecutor(workers) as pool:
-                for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
-                    done += future.result()
-                    if progress:
-                        progress(done, total)
+
+        def count(clips):
+            nonlocal done
+            done += clips
+            if progress:
+                progress(done, total)
+
+        _render_jobs(jobs, workers, count)
         _finish(part, path, asked)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return CachedClips(path)
 
 
@@ -145,7 +203,7 @@ def prerender_stream(path, split="val", n_gestures=60, classes=CLASSES, fps=12.0
     part = _start(path, asked)
     if part is None:
         return CachedStream(path)
-    try:
+    with _in_words(path, part):
         order = np.random.default_rng([seed, 77]).permutation(np.arange(n_gestures) % len(classes))
         performer = Performer([classes[i] for i in order], size, fps, SPLITS[split][0] + 5_000_000 + seed, rest)
         raw, count = part / "frames.raw", 0
@@ -159,9 +217,6 @@ def prerender_stream(path, split="val", n_gestures=60, classes=CLASSES, fps=12.0
         raw.unlink()
         np.save(part / "frame_labels.npy", frame_labels(performer.intervals, count, fps, list(classes)))
         _finish(part, path, {**asked, "intervals": performer.intervals})
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
     return CachedStream(path)
 
 

@@ -161,7 +161,7 @@ class Trainer:
                              expected=f"a multiple of {self.world} processes x --accumulate {options.accumulate}",
                              do="change --batch or --accumulate")
         if n_segment * options.batch == self.world * options.accumulate and options.batch_norm == "train" and not options.head_only:
-            raise InputError("batch norm cannot learn from one picture at a time", found=f"--batch {options.batch}, {n_segment} frame a clip",
+            raise InputError("batch norm cannot learn from one picture at a time", found=f"--batch {options.batch}, clips of one frame",
                              expected="micro-batches of two pictures or more", do="raise --batch or --frames, or --batch-norm frozen")
         if len(data) < options.batch:
             raise InputError("fewer clips than one step takes", found=f"{len(data)} clips, --batch {options.batch}",

@@ -1,5 +1,11 @@
 """Caches hold what the generator renders, are complete or not there, and are made once."""
 import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -8,11 +14,13 @@ import pytest
 cv2.setNumThreads(1)
 
 from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.training import gestures_cache  # noqa: E402
 from tsm_edge.training.gestures import SPLITS, GestureDataset, render_clip  # noqa: E402
 from tsm_edge.training.gestures_cache import CachedClips, CachedStream, prerender, prerender_stream  # noqa: E402
 from tsm_edge.training.gestures_cli import _main as gestures_main  # noqa: E402
 from tsm_edge.training.gestures_cli import label_of  # noqa: E402
 from tsm_edge.training.layouts import read_folder  # noqa: E402
+from tsm_edge.training.parts import part_of, remove_dead  # noqa: E402
 
 SOME = ("Swiping Left", "No gesture", "Thumb Up")
 
@@ -54,6 +62,51 @@ def test_a_broken_off_rendering_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(16, 16), workers=1, progress=stop)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_that_render_end_with_the_one_that_is_killed(tmp_path):
+    argv = "'c', clips_per_class=2, classes=('Thumb Up', 'No gesture'), n_frames=2, size=(16, 16), workers=2"
+    script = ("import time; from tsm_edge.training.gestures_cache import prerender; "
+              f"prerender({argv}, progress=lambda *done: print('here', flush=True) or time.sleep(600))")
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "here\n"
+    process.kill()
+    process.communicate(timeout=60)  # returns when the last process that holds the pipe is gone
+    assert [p.name.split("-")[0] for p in tmp_path.iterdir()] == ["c.part"]
+    prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(16, 16), workers=1)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_parts_of_others_that_live_are_left_alone(tmp_path):
+    mine, other = tmp_path / part_of("c"), tmp_path / f"c.part-elsewhere-{2 ** 22 + 1}"
+    mine.mkdir(), other.mkdir()
+    remove_dead(tmp_path, "c")
+    assert mine.is_dir() and other.is_dir()
+
+
+def test_what_is_wrong_in_a_process_that_renders_is_said(tmp_path):
+    asked = {"clips_per_class": 2, "classes": SOME, "n_frames": 2, "workers": 2}
+    with pytest.raises(InputError, match="picture size out of range"):
+        prerender(tmp_path / "c", size=(8, 8), **asked)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="c cannot be written"):
+        prerender(tmp_path / "file" / "c", size=(16, 16), **asked)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limit[1]))  # as a full disk
+        with pytest.raises(InputError, match="c cannot be written"):
+            prerender(tmp_path / "c", size=(32, 32), **asked)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="processes do not take over what is patched here")
+def test_a_killed_process_that_renders_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(gestures_cache, "render_clip", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(InputError, match="process that renders was killed"):
+        prerender(tmp_path / "c", clips_per_class=2, classes=SOME, n_frames=2, size=(16, 16), workers=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_cached_stream_labels_frames_as_its_intervals_say(tmp_path):

@@ -156,7 +156,8 @@ def test_another_class_list_gets_a_new_classifier(tiny, clips, checkpoint, tmp_p
     (("--input-size", "12"), "32 to 2048"), (("--batch", "64"), "fewer clips"), (("--data", "/nowhere"), "no data set at"),
     (("--val-data", "gestures"), "bring their own"), (("--init", "nothing.pth"), "is not there"),
     (("--output", __file__), "--output cannot be used"), (("--output", f"{__file__}/x"), "--output cannot be used"),
-    (("--device", "cuda:99"), "device is not there"), (("--device", "mps"), "unknown device"), (("--frames", "1", "--batch", "1"), "one picture at a time"),
+    (("--device", "cuda:99"), "device is not there"), (("--device", "mps"), "unknown device"),
+    (("--frames", "1", "--batch", "1"), "one picture at a time"),
 ])
 def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypatch, wrong, words):
     from tsm_edge import default

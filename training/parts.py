@@ -1,0 +1,40 @@
+"""Names of what is being written, and the removal of what a killed process left of it."""
+import contextlib
+import os
+import platform
+import re
+import shutil
+from pathlib import Path
+
+
+def part_of(name):
+    """What `name` is called while this process writes it."""
+    return f"{name}.part-{_HOST}-{os.getpid()}"
+
+
+def remove_dead(folder, name):
+    """Remove from `folder` the parts of `name` whose processes, on this machine, are gone."""
+    if os.name == "nt":  # where a process cannot be asked whether it is there
+        return
+    for path in Path(folder).iterdir():
+        begin, _, pid = path.name.rpartition("-")
+        if begin != f"{name}.part-{_HOST}" or not pid.isdecimal() or _alive(int(pid)):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        pass
+    return True
+
+
+_HOST = re.sub(r"\W+", "-", platform.node())  # several machines may share a disk
