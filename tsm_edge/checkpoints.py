@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import zipfile
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,6 +22,7 @@ KINDS = {
     "published": "the published online Jester layout", "reference": "a network trained with the reference repository",
     "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "own": "a tsm_edge checkpoint",
 }
+_LEGACY_MAGIC = (0x1950a86a20f9469cfc6c).to_bytes(10, "little")  # what torch.save wrote before it wrote zip archives
 
 
 @dataclass
@@ -135,7 +137,7 @@ _OWN_INFO = (  # what the description of a network may hold, where it holds it
 
 
 def _own(content, path):
-    if content.get("version") != VERSION:
+    if type(content.get("version")) is not int or content["version"] != VERSION:
         raise CheckpointError(f"{path} was written by another release", found=f"version {content.get('version')!r}",
                               expected=f"version {VERSION}", do="install the release of tsm-edge that wrote it")
     weights, info = content.get("state_dict"), content.get("info")
@@ -163,11 +165,15 @@ def _clean(weights, expected, path):
     """float32 tensors of their own, all finite; counters of batches filled in."""
     clean = {}
     for name, value in weights.items():
+        if value.is_meta or value.layout is not torch.strided:
+            found = f"{name} is {'meta' if value.is_meta else value.layout}"
+            raise CheckpointError(f"{path} holds tensors without plain values", found=found, expected="dense tensors",
+                                  do="save the network's weights themselves")
         if value.is_floating_point():
+            value = value.detach().to(torch.float32)
             if not torch.isfinite(value).all():
                 raise CheckpointError(f"{path} holds values that are no numbers", found=f"NaN or infinity in {name}",
                                       expected="finite weights", do="use an earlier checkpoint of that training")
-            value = value.detach().to(torch.float32)
         clean[name] = value.detach().clone().contiguous()
     for name in expected or ():
         if name.endswith(".num_batches_tracked"):
@@ -181,8 +187,10 @@ def _read(path):
         return CheckpointError(f"{path} {problem}", found=found, expected=expected, do=do)
 
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise refuse("is a folder", "a folder", "a checkpoint file", "name the file in it")
     if not os.path.isfile(path):
-        raise refuse("is not there", "a folder" if os.path.isdir(path) else "no such file", "a checkpoint file", "check the path")
+        raise refuse("is not there", "no such file", "a checkpoint file", "check the path")
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         head = file.read(64)
@@ -193,9 +201,19 @@ def _read(path):
     if head.lstrip()[:1] == b"<":
         raise refuse("is a web page, not a checkpoint", head[:40].decode("latin-1").strip(),
                      do="download the file itself, not the page about it")
+    archive, written = head.startswith(b"PK"), "tensors and plain values, written by torch.save"
     try:
+        if archive:
+            parts = _parts(path)
+            if any(part.partition("/")[2] == "constants.pkl" for part in parts):
+                raise refuse("is a TorchScript program, not a checkpoint", "code and constants", written,
+                             "save the state_dict() of the network that it was made of")
+            if not any(part.partition("/")[2] == "data.pkl" for part in parts):
+                raise refuse("is an archive of something else", f"a zip file with {first_keys(parts)}", written, "check the path")
         with _plain_numpy():
             return torch.load(path, map_location="cpu", weights_only=True)
+    except CheckpointError:
+        raise
     except Exception as error:
         text = str(error)
         unsafe = re.search(r"GLOBAL ([\w.]+)", text)
@@ -206,9 +224,28 @@ def _read(path):
                          "torch.save({'state_dict': checkpoint['state_dict']}, 'weights.pth')") from error
         lines = [line.strip() for line in text.splitlines() if line.strip() and "option" not in line and "http" not in line]
         reason = lines[-1] if "WeightsUnpickler" in text and lines else lines[0] if lines else ""
-        legacy, archive = head.startswith(b"\x80"), head.startswith(b"PK")
-        what = "is truncated or damaged" if legacy or archive else "is no PyTorch checkpoint"
+        if head.startswith(b"\x80") and _LEGACY_MAGIC not in head:
+            raise refuse("was not written by torch.save", f"{size} bytes of pickled Python", written,
+                         "torch.save(weights, 'weights.pth'), tensors by name") from error
+        what = "is truncated or damaged" if archive or _LEGACY_MAGIC in head else "is no PyTorch checkpoint"
         raise refuse(what, f"{size} bytes, {type(error).__name__}: {reason[:160]}") from error
+
+
+def _parts(path):
+    """Names of the files in a zip archive; all are read, as torch.load does not look at their checksums.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        Bytes that are not those that were written, and much else that a damaged archive leads to.
+    """
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.CRC:  # 0: none was written, see torch.serialization.set_crc32_options
+                with archive.open(part) as file:
+                    while file.read(1 << 20):
+                        pass
+        return archive.namelist()
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def measure(weights):
 def _width(weights):
     """Find the width multiplier whose channels these are."""
     def channels(name):
-        return int(weights[name].shape[0]) if name in weights else 0
+        return int(weights[name].shape[0]) if name in weights and weights[name].ndim else 0
 
     index, stages = 1, []
     for expansion, _, blocks, _ in _STAGES:
@@ -183,8 +183,10 @@ def differences(weights, expected):
     extra = [n for n in weights if n not in expected]
     wrong = [f"{n} {tuple(weights[n].shape)} instead of {tuple(expected[n].shape)}" for n in expected
              if n in weights and tuple(weights[n].shape) != tuple(expected[n].shape)]
-    return [f"{what}: {first_keys(names)}" for what, names in (("missing", missing), ("not expected", extra), ("shapes", wrong))
-            if names]
+    kinds = [f"{n} {weights[n].dtype}" for n in expected
+             if n in weights and expected[n].is_floating_point() and not weights[n].is_floating_point()]
+    found = ("missing", missing), ("not expected", extra), ("shapes", wrong), ("no floating-point numbers", kinds)
+    return [f"{what}: {first_keys(names)}" for what, names in found if names]
 
 
 def expected_weights(arch, num_classes, width, rounding):

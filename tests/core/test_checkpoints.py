@@ -5,6 +5,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -260,10 +261,46 @@ def test_files_that_are_something_else_are_refused(content, problem, found, tmp_
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
-    for path, found in ((tmp_path / "none.pth", "no such file"), (tmp_path, "a folder")):
-        with pytest.raises(CheckpointError, match="is not there") as error:
+    for path, problem in ((tmp_path / "none.pth", "is not there"), (tmp_path, "is a folder")):
+        with pytest.raises(CheckpointError, match=problem):
             load_checkpoint(path)
-        assert error.value.found == found
+
+
+def test_a_single_changed_byte_is_noticed_though_torch_does_not_look(tmp_path):
+    path = write(tmp_path / "f.pth", published())
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    torch.load(path, weights_only=True)
+    with pytest.raises(CheckpointError, match="truncated or damaged") as error:
+        load_checkpoint(path)
+    assert "CRC" in error.value.found
+
+
+def test_files_without_checksums_load(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        path = write(tmp_path / "f.pth", published())
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert load_checkpoint(path).kind == "published"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind, problem", [("script", "TorchScript program"), ("pickle", "not written by torch.save"),
+                                           ("zip", "archive of something else")])
+def test_files_of_other_kinds_are_not_called_damaged(kind, problem, tmp_path):
+    path = tmp_path / "x.pth"
+    if kind == "script":
+        torch.jit.script(nn.Linear(2, 2)).save(str(path))
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps({"weight": [1, 2]}))
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.txt", "hello")
+    with pytest.raises(CheckpointError, match=problem) as error:
+        load_checkpoint(path)
+    assert "download" not in error.value.do
 
 
 class Evil:
@@ -311,12 +348,18 @@ def without(name):
      "features.3.conv.0.weight (144, 23, 1, 1) instead of (144, 24, 1, 1)"),
     ({**published(), "features.2.conv.6.weight": torch.zeros(25, 96, 1, 1)}, "no MobileNetV2", "25"),
     ({**published(), "classifier.bias": torch.full((27,), float("nan"))}, "no numbers", "classifier.bias"),
+    ({**published(), "classifier.bias": torch.zeros(27, dtype=torch.int8)}, "does not fit", "classifier.bias torch.int8"),
+    ({**published(), "classifier.bias": torch.zeros(27, dtype=torch.complex64)}, "does not fit", "classifier.bias torch.complex64"),
+    ({**published(), "classifier.bias": torch.zeros(27).to_sparse()}, "without plain values", "classifier.bias is torch.sparse_coo"),
+    ({**published(), "classifier.bias": torch.zeros(27, device="meta")}, "without plain values", "classifier.bias is meta"),
+    ({**published(), "features.0.0.weight": torch.tensor(1.0)}, "no MobileNetV2", "(0, "),
     ({"state_dict": {}}, "no checkpoint of a network", "no tensors"), ([1, 2], "no checkpoint of a network", "list"),
     ({"epoch": 3, "optimizer": {}}, "no checkpoint of a network", "epoch, optimizer"),
     ({"module.base_model.conv1_7x7_s2.weight": torch.zeros(1), "module.new_fc.weight": torch.zeros(1)}, "BNInception", "conv1_7x7"),
     ({"module.base_model.layer2.net.0.conv1.net.weight": torch.zeros(1)}, "temporal pooling", "layer2.net"),
     ({"module.base_model.layer2.0.nl.g.weight": torch.zeros(1)}, "non-local blocks", "nl.g"),
     ({"format": "tsm_edge.checkpoint", "version": 99}, "another release", "99"),
+    ({"format": "tsm_edge.checkpoint", "version": torch.ones(2)}, "another release", "tensor"),
     ({"format": "tsm_edge.checkpoint", "version": 1}, "damaged", "format, version")])
 def test_foreign_and_mismatching_contents_are_refused(weights, problem, found, tmp_path):
     with pytest.raises(CheckpointError, match=problem) as error:
