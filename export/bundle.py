@@ -1,7 +1,9 @@
 """The whole way of a network into a bundle: step network, ONNX, kernels, library, proof, folder."""
 from __future__ import annotations
 
+import contextlib
 import json
+import numbers
 import os
 import shutil
 import tempfile
@@ -66,7 +68,11 @@ def verification_frames(manifest, count=verify.FRAMES, seed=0):
 
 def check_frames(frames):
     """The first frames of what was given to verify with; refused where they are no moving RGB pictures."""
-    frames = np.asarray(frames)
+    try:
+        frames = np.asarray(frames)
+    except ValueError as error:  # frames of different sizes
+        raise InputError("the frames to verify with cannot be used", found=str(error)[:200], expected="one array, uint8 [T, H, W, 3] RGB",
+                         do="bring them to one size and stack them") from error
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < verify.FRAMES:
         raise InputError("the frames to verify with cannot be used", found=f"{frames.dtype} {list(frames.shape)}",
                          expected=f"uint8 [T, H, W, 3] RGB with T >= {verify.FRAMES}",
@@ -85,15 +91,6 @@ def network_inputs(frames, manifest):
     return np.stack([preprocess(frame, manifest["input"]) for frame in frames]).astype(np.float32)
 
 
-def count_outputs(step, size):
-    """Number of logits of a step network, by running it once."""
-    import torch
-
-    with torch.no_grad():
-        logits = step(torch.zeros(1, 3, size[1], size[0]), *step.zero_caches())[0]
-    return int(logits.shape[-1])
-
-
 def cache_size(manifest):
     """Bytes of all caches in float32."""
     return sum(4 * int(np.prod(cache["shape"])) for cache in manifest["caches"])
@@ -110,6 +107,51 @@ def write_golden(path, frames, inputs, reference):
     np.savez_compressed(path, **{name: np.ascontiguousarray(value) for name, value in arrays.items()})
 
 
+def check_plain(net):
+    """Refuse a network whose weights are not float32 numbers in this machine's memory.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, value in (*net.named_parameters(), *net.named_buffers()):
+        if value.device.type != "cpu" or (value.is_floating_point() and str(value.dtype) != "torch.float32"):
+            raise InputError("the network cannot be exported as it is", found=f"{name} is {value.dtype} on {value.device}",
+                             expected="torch.float32 on cpu, also for half precision on the device",
+                             do="net.float().cpu(); precision='fp16' makes a library in half precision")
+
+
+@contextlib.contextmanager
+def evaluating(net):
+    """A context in which `net` is in evaluation mode; afterwards each of its modules is in its mode of before."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def why_other_steps(net, inputs, clip):
+    """What to do about a network whose steps give something else than its clips, by what is usually the reason.
+
+    clip : verify.Trace of the clip network over `inputs`.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    if not np.isfinite(clip.logits).all():
+        return "look for NaN or infinity in the weights, and for logarithms, roots and divisions"
+    if len(clip.logits) != len(inputs):
+        return "return logits for every frame: leave the mean over the frames of a clip to the caller"
+    norms = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None]
+    if norms:
+        return f"{norms[0]} takes the statistics of the whole clip, of which a step sees one frame: train with track_running_stats=True"
+    if not np.array_equal(verify.clip_trace(net, inputs).logits, clip.logits):
+        return "the network gives other answers each time, also in evaluation mode: F.dropout needs training=self.training"
+    return "the network does something over time that is no shift: report its structure"
+
+
 def verify_torch(net, step, inputs, progress):
     """The reference trace and the checks that need no export: step equals clip, logits move, caches matter.
 
@@ -121,7 +163,8 @@ def verify_torch(net, step, inputs, progress):
         reference = verify.step_trace(step, inputs)
         clip = verify.clip_trace(net, inputs, step.cache_specs)
         checks = [verify.compare("step network vs clip network", clip, reference)]
-        verify.require(checks, do="the network does something over time that is no shift: report its structure")
+        if checks[0].status == verify.FAILED:
+            verify.require(checks, do=why_other_steps(net, inputs, clip))
         checks.append(verify.check_movement(reference))
         verify.require(checks[-1:], do="use weights and frames for which the network answers differently: pass frames "
                                        "of its own kind (--frames), or train it")
@@ -138,7 +181,8 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     Parameters
     ----------
     net : torch.nn.Module
-        Clip network made with our shift (past only), [T, 3, H, W] -> logits [T, classes]: one of ours, or your own.
+        Clip network made with our shift (past only), [T, 3, H, W] -> logits [T, classes]: one of ours, or your own. It is
+        left as it is.
     target : str or Target
         A name of `tsm-export --list-targets`.
     output : path or None
@@ -174,12 +218,12 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     CheckFailedError
         A verification did not hold; nothing is written.
     """
-    from tsm_edge.manifest import validate
+    from tsm_edge.sensitive import check_seed
     from tsm_edge.step import StepNetwork
 
     from . import toolchain
     from .compile import build_library
-    from .describe import describe, network_info
+    from .describe import describe
     from .import_onnx import import_onnx
     from .onnx_graph import export_onnx
     from .relax import build_relax_library, check_runtime
@@ -193,34 +237,35 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     check_precision(precision, target)
     check_runtime(runtime, target, precision)
     tvm_runtime = find_tvm_runtime(tvm_runtime, target) if tvm_runtime else None
-    shown = os.fspath(output) if output is not None else os.path.join("dist", target.name)
+    shown = os.path.expanduser(output) if output is not None else os.path.join("dist", target.name)
     check_output(shown)
+    check_seed(seed)
     if threads is not None:
-        if not 1 <= threads <= 64:
-            raise InputError("the number of threads cannot be used", found=str(threads), expected="1 to 64",
+        if not isinstance(threads, numbers.Integral) or not 1 <= threads <= 64:
+            raise InputError("the number of threads cannot be used", found=repr(threads), expected="1 to 64",
                              do="leave it out for the target's default")
-        target = replace(target, threads=threads)
+        target = replace(target, threads=int(threads))
     tuning = prepare(tuning, target)
     toolchain.find_compiler(target, cc)  # a missing compiler is said now and not after the work
 
     with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
         work = Path(work)
         with progress.stage("step network"), verify.one_thread():
-            _, size = network_info(net, input_size)
-            step = StepNetwork(net.eval(), input_size=size).eval()
-            outputs = count_outputs(step, size)
-            manifest = describe(net, step, target, outputs, name=name, classes=classes, input_size=size,
+            step = StepNetwork(net, input_size)
+            check_plain(net)
+            manifest = describe(net, step, target, step.num_classes, name=name, classes=classes, input_size=step.input_size,
                                 precision=precision, **description)
-            validate(manifest, "the network's description", embedded=True)
             frames = verification_frames(manifest, seed=seed) if frames is None else check_frames(frames)
             inputs = network_inputs(frames, manifest)
-        reference, checks = verify_torch(net, step, inputs, progress)
+        with evaluating(net):
+            reference, checks = verify_torch(net, step, inputs, progress)
 
         with progress.stage("ONNX file"):
             export_onnx(step, work / "model.onnx", manifest)
         with progress.stage(f"ONNX vs torch ({len(inputs)} frames)"):
             checks.append(verify.compare("ONNX vs torch", reference, verify.onnx_trace(work / "model.onnx", inputs)))
-            verify.require(checks)
+            verify.require(checks, do="torch.onnx.export writes some operations as others: find the one that it gets wrong by leaving "
+                                      "layers out, write it in another way, and report it")
 
         if isinstance(tuning, Tuner):
             with progress.stage("tuning"):
@@ -254,8 +299,10 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
                 count = golden_count(cache_size(manifest))
                 measured = (traces[0], verify.HALF_REPEAT) if traces else (rounding, verify.HALF_FACTOR * verify.HALF_REPEAT)
                 results["tolerances"] = verify.half_tolerances(reference.head(count), measured[0].head(count), measured[1])
-            report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference,
-                            getattr(net, "tsm_info", {}).get("notes") or [], relax)
+            notes = list(step.tsm_info.get("notes") or [])
+            if not step.cache_specs:
+                notes.append("nothing is shifted in this network: it judges every frame by itself")
+            report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax)
     report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
     manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
     return Bundle(Path(shown), manifest, report)

@@ -5,14 +5,28 @@ comparison. Here the batch norms' statistics are computed from frames and the cl
 """
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 import torch
 from torch import nn
 
 from .backbones import MEAN, STD
+from .errors import InputError
 from .shift import find_shifts, set_segments
 
 SPREAD = 1.5  # standard deviation of a logit over the frames
+
+
+def check_seed(seed):
+    """Refuse what is no seed of random numbers.
+
+    Raises
+    ------
+    InputError
+    """
+    if not isinstance(seed, numbers.Integral) or not 0 <= seed <= 2 ** 63:
+        raise InputError("the seed cannot be used", found=repr(seed)[:80], expected="a whole number, 0 to 2**63", do="for example 0")
 
 
 def image_like_frames(count, size, seed=0, dtype="float32"):
@@ -31,6 +45,7 @@ def image_like_frames(count, size, seed=0, dtype="float32"):
         float32 [count, 3, height, width], normalised by the usual mean and deviation; or uint8 [count, height, width, 3]
         RGB.
     """
+    check_seed(seed)
     width, height = (size, size) if isinstance(size, int) else size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -79,6 +94,7 @@ def make_sensitive(net, seed, frames):
     torch.nn.Module
         `net` itself.
     """
+    check_seed(seed)
     generator = torch.Generator().manual_seed(int(seed))
     device = next((p.device for p in net.parameters()), None)
     frames = torch.as_tensor(frames, dtype=torch.float32, device=device)
@@ -111,6 +127,9 @@ def make_sensitive(net, seed, frames):
         for norm, momentum in zip(norms, momenta):
             norm.momentum = momentum
         logits = net.eval()(frames)
+        if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+            raise InputError("the network's output cannot be used", found=str(getattr(logits, "shape", type(logits).__name__)),
+                             expected="logits [T, classes]", do="return one row of logits for each frame")
         if last is not None and len(frames) > 1:
             last.weight.mul_(SPREAD / logits.std(0).mean().clamp_min(1e-12))
     for shift, n_segment in segments:

@@ -5,6 +5,8 @@ The shapes of the caches are found by running the network once; nothing about it
 from __future__ import annotations
 
 import copy
+import numbers
+import operator
 import threading
 from dataclasses import dataclass
 
@@ -64,6 +66,9 @@ class _Recorder:
         self.layers, self.calls, self.names = layers, [], set()
 
     def shift(self, module, x):
+        if x.ndim != 4:
+            raise InputError(f"the shift of {self.layers[module]} does not see the maps of a frame", found=f"shape {list(x.shape)}",
+                             expected="[1, channels, h, w]", do="shift the input of a 2D convolution")
         channels = int(x.shape[1])
         start, stop = channel_slice(module.past, channels, module.fold_div)
         if start == stop:  # fewer channels than folds: the shift does nothing and needs no cache
@@ -99,6 +104,38 @@ def _other_path(found):
     return InputError("the network took another path than when its step network was made", found=found,
                       expected="the same shifts in the same order for every frame",
                       do="take decisions that depend on the data out of the network's forward")
+
+
+def find_input_size(net, size=None):
+    """(width, height) in pixels: `size`, an int or a pair; where that is None, what the network knows of itself.
+
+    Raises
+    ------
+    InputError
+        Nobody knows it, or it is none.
+    """
+    size = (getattr(net, "tsm_info", None) or {}).get("input_size") if size is None else size
+    if size is None:
+        raise InputError("the network's input size is not known", found="no tsm_info on the network and input_size=None",
+                         expected="(width, height)", do="for example input_size=(224, 224)")
+    try:
+        width, height = (operator.index(side) for side in ((size, size) if isinstance(size, numbers.Integral) else size))
+    except (TypeError, ValueError):
+        width = height = 0
+    if not (1 <= width <= 16384 and 1 <= height <= 16384):
+        raise InputError("the input size cannot be used", found=f"input_size={size!r}"[:100],
+                         expected="pixels, or (width, height), whole numbers from 1 to 16384", do="for example input_size=(224, 224)")
+    return width, height
+
+
+def _copy(net):
+    try:
+        return copy.deepcopy(net)
+    except Exception as error:
+        raise InputError("the network cannot be copied", found=f"{type(error).__name__}: {error}"[:200],
+                         expected="a network that copy.deepcopy copies",
+                         do="call torch.nn.utils.remove_weight_norm or take torch.nn.utils.parametrizations.weight_norm; keep locks, "
+                            "files and the like out of the network") from error
 
 
 def _refuse(shifts):
@@ -144,14 +181,12 @@ class StepNetwork(nn.Module):
 
     def __init__(self, net, input_size=None):
         super().__init__()
-        size = input_size or getattr(net, "tsm_info", {}).get("input_size")
-        if size is None:
-            raise InputError("the network's input size is not known", found="input_size=None", expected="(width, height)",
-                             do="for example StepNetwork(net, input_size=(224, 224))")
-        size = (size, size) if isinstance(size, int) else size
-        self.input_size = (int(size[0]), int(size[1]))
+        if not isinstance(net, nn.Module):
+            raise InputError("this is no network", found=type(net).__name__, expected="a torch.nn.Module",
+                             do="for example tsm_edge.create_model('mobilenet_v2', 27)")
+        self.input_size = find_input_size(net, input_size)
         _refuse(find_shifts(net))
-        self.net = copy.deepcopy(net).eval()
+        self.net = _copy(net).eval()
         self.tsm_info = dict(getattr(net, "tsm_info", None) or {})
         shifts = find_shifts(self.net)
         for _, module in shifts:

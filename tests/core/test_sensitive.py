@@ -1,7 +1,10 @@
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
 from tsm_edge import create_model
+from tsm_edge.errors import InputError
 from tsm_edge.sensitive import image_like_frames, make_sensitive
 from tsm_edge.shift import find_shifts, set_segments
 
@@ -51,3 +54,26 @@ def test_the_same_seed_gives_the_same_weights_and_nothing_else_is_changed():
     assert not torch.equal(one.fc.weight, other.fc.weight)
     assert one.tsm_info["trained"] is False and not one.training
     assert {shift.n_segment for _, shift in find_shifts(one)} == {8} and one.bn1.momentum == 0.1
+
+
+@pytest.mark.parametrize("seed", [-1, 2 ** 80, 0.5, "0", None])
+def test_what_is_no_seed_is_refused(seed):
+    with pytest.raises(InputError, match="seed cannot be used"):
+        image_like_frames(1, 8, seed)
+    with pytest.raises(InputError, match="seed cannot be used"):
+        make_sensitive(nn.Linear(2, 2), seed, np.zeros((1, 2), np.float32))
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3))), x
+
+
+def test_a_network_with_two_outputs_is_refused():
+    with pytest.raises(InputError, match="output cannot be used") as error:
+        make_sensitive(TwoOutputs(), 0, np.zeros((2, 3, 8, 8), np.float32))
+    assert error.value.found == "tuple"

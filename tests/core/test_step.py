@@ -1,6 +1,7 @@
 import copy
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,7 +10,7 @@ from tsm_edge import create_model
 from tsm_edge.errors import InputError
 from tsm_edge.sensitive import image_like_frames, make_sensitive
 from tsm_edge.shift import TemporalShift, insert_shifts, set_segments
-from tsm_edge.step import StepNetwork
+from tsm_edge.step import StepNetwork, find_input_size
 
 
 def clip_run(net, x):
@@ -292,6 +293,49 @@ class Deciding(nn.Module):
 class Sub(TemporalShift):
     def forward(self, x):
         return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize("size", ["64x48", (64, 48, 3), (64,), (64.7, 48), 64.5, -5, 0, (64, 0), "64", (10 ** 6, 10 ** 6)])
+def test_wrong_input_sizes_are_refused(size):
+    with pytest.raises(InputError, match="input size cannot be used") as error:
+        StepNetwork(create_model("mobilenet_v2", 2, width=0.25), size)
+    assert repr(size) in error.value.found and "(224, 224)" in error.value.do
+
+
+@pytest.mark.parametrize("size", [64, (64, 48), [64, 48], np.int64(64), np.array([64, 48]), torch.tensor([64, 48])])
+def test_an_input_size_is_a_whole_number_or_two(size):
+    assert find_input_size(None, size) in ((64, 64), (64, 48))
+
+
+class Alone(nn.Module):
+    """One layer, its input shifted."""
+
+    def __init__(self, layer, view):
+        super().__init__()
+        self.layer, self.view = layer, view
+        insert_shifts(self, lambda name, block: name == "layer", placement="inplace")
+
+    def forward(self, x):
+        return self.layer(self.view(x)).flatten(1)
+
+
+@pytest.mark.parametrize("net, found", [
+    (Alone(nn.Linear(48, 5), lambda x: x.mean(2).flatten(1)), "shape [1, 48]"),
+    (Alone(nn.Conv1d(16, 5, 1), lambda x: x.mean(1)), "shape [1, 16, 16]")])
+def test_a_shift_of_anything_but_maps_is_refused_by_its_layer(net, found):
+    with pytest.raises(InputError, match="the shift of layer does not see the maps") as error:
+        StepNetwork(net, 16)
+    assert error.value.found == found
+
+
+def test_a_network_that_cannot_be_copied_is_refused():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.lock = threading.Lock()
+    with pytest.raises(InputError, match="cannot be copied") as error:
+        StepNetwork(net, 32)
+    assert "lock" in error.value.found and "remove_weight_norm" in error.value.do
+    with pytest.raises(InputError, match="no network"):
+        StepNetwork(None, 32)
 
 
 @pytest.mark.parametrize("net, problem, found", [
