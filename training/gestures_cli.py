@@ -9,8 +9,11 @@ import numpy as np
 
 from ..cli import choose, run
 from ..errors import InputError
+from ..runtimes.sources import frames_in
 from .gestures import CLASSES, CORE_CLASSES, SPLITS, render_clip, render_stream
 from .gestures_labels import slug
+from .layouts import natural, read_classes
+from .parts import written_whole
 
 EXAMPLES = """examples:
   tsm-gestures sheet --output sheet.png                          one row of pictures for each of the 27 gestures
@@ -19,6 +22,8 @@ EXAMPLES = """examples:
   tsm-gestures stream --count 20 --output stream.mp4             an untrimmed stream; its intervals beside it as JSON
   tsm-gestures dataset --per-class 20 --output clips/            a folder per class of videos, for tsm-train --data
 """
+CODES = {".mp4": "mp4v", ".avi": "MJPG"}
+RANGES = {"rows": 1000, "columns": 1000, "count": 100_000, "per_class": 1_000_000, "frames": 100_000}
 
 
 def label_of(name):
@@ -49,33 +54,58 @@ def contact_sheet(labels, rows=1, columns=12, n_frames=36, size=(128, 128), seed
 
 
 def write_video(path, frames, fps):
-    """Write uint8 RGB frames [n, h, w, 3] to a video file: .mp4 (mp4v) or .avi (MJPEG).
+    """Write uint8 RGB frames [n, h, w, 3] to a video file, whole or not at all: .mp4 (mp4v) or .avi (MJPEG).
 
     Raises
     ------
     InputError
     """
     path = Path(path)
-    codes = {".mp4": "mp4v", ".avi": "MJPG"}
-    if path.suffix.lower() not in codes:
-        raise InputError(f"cannot write {path}", found=path.suffix or "no ending", expected=", ".join(codes),
+    if path.suffix.lower() not in CODES:
+        raise InputError(f"cannot write {path}", found=path.suffix or "no ending", expected=", ".join(CODES),
                          do="name the file .mp4 or .avi")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(path) as part:
+            encode(part, frames, fps)
+    except OSError as error:
+        raise _not_written(path, error) from error
+
+
+def encode(path, frames, fps):
+    """The same, straight to a place of one's own; what OpenCV did not write, which it does not say, is found by counting.
+
+    Raises
+    ------
+    InputError
+    """
     h, w = frames[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codes[path.suffix.lower()]), fps, (w, h))
-    if not writer.isOpened():
-        raise InputError(f"cannot write {path}", found="the video writer did not open", expected="a writable file",
-                         do="try the ending .avi, or another folder")
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODES[path.suffix.lower()]), fps, (w, h))
     for frame in frames:
         writer.write(np.ascontiguousarray(frame[..., ::-1]))
     writer.release()
+    count = frames_in(path)
+    if count != len(frames):
+        raise InputError("the clip could not be written", found=f"{count} of {len(frames)} frames in {path}",
+                         expected=f"an OpenCV that writes {path.suffix}, and room on the disk", do="check both, or try another ending")
+
+
+def _not_written(path, error):
+    return InputError(f"cannot write {path}", found=str(error), expected="a place that can be written to, and room on the disk",
+                      do="make room, or write elsewhere")
 
 
 def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames=36, size=(160, 120), seed=0, fps=12.0,
                    ending=".mp4", progress=None):
-    """Write a folder per class of video files, and `labels.txt`. Returns the paths written."""
+    """Write a folder per class of video files, and `labels.txt`, to which classes are added. Returns the paths written."""
     folder, first = Path(folder), SPLITS[choose(split, SPLITS, "split")][0] + seed
-    written = []
+    written, listed = [], folder / "labels.txt"
+    if listed.exists():
+        names = read_classes(listed)
+    else:
+        there = folder.iterdir() if folder.is_dir() else ()
+        names = sorted((p.name for p in there if p.is_dir() and not p.name.startswith(".")), key=natural)
+    names += [slug(label) for label in labels if slug(label) not in map(slug, names)]
     for label in labels:
         for k in range(per_class):
             path = folder / slug(label) / f"{split}-{seed + k:06d}{ending}"
@@ -83,7 +113,8 @@ def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames
             written.append(path)
             if progress:
                 progress(len(written), len(labels) * per_class)
-    (folder / "labels.txt").write_text("".join(f"{slug(c)}\n" for c in labels))
+    with written_whole(listed) as part:
+        part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
     return written
 
 
@@ -130,14 +161,32 @@ def _main(argv):
     labels = [label_of(n) for n in args.label] if args.label else list(CORE_CLASSES if args.core else CLASSES)
     seed = SPLITS[choose(args.split, SPLITS, "split")][0] + args.seed
     print("options: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), file=sys.stderr)
+    for name, most in RANGES.items():
+        if not 1 <= getattr(args, name, 1) <= most:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=getattr(args, name), expected=f"1 to {most}",
+                             do="pick another")
+    try:
+        written, what = _write(args, labels, seed)
+    except OSError as error:
+        raise _not_written(args.output, error) from error
+    if args.json:
+        print(json.dumps({"written": [str(p) for p in written], "seed": seed, "labels": labels}))
+    print(f"PASSED wrote {what} to {args.output}", file=sys.stderr if args.json else sys.stdout)
+    return 0
+
+
+def _write(args, labels, seed):
+    """Do the job that was asked for: (paths written, what it was in words)."""
     shared = {"n_frames": args.frames, "size": args.size, "seed": seed, "fps": args.fps}
     written, what = [args.output], ""
     if args.job == "sheet":
         picture = contact_sheet(labels, args.rows, args.columns, **shared)
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        if args.output.suffix.lower() not in (".png", ".jpg") or not cv2.imwrite(str(args.output), picture[..., ::-1]):
+        if args.output.suffix.lower() not in (".png", ".jpg"):
             raise InputError(f"cannot write {args.output}", found=args.output.suffix or "no ending",
-                             expected="a writable .png or .jpg", do="name another file")
+                             expected="a name that ends in .png or .jpg", do="name another file")
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(args.output) as part:
+            part.write_bytes(cv2.imencode(args.output.suffix, picture[..., ::-1])[1])
         what = f"{len(labels)} gestures x {args.rows}"
     elif args.job == "video":
         frames = np.concatenate([render_clip(label, **shared) for label in labels])
@@ -148,7 +197,8 @@ def _main(argv):
         frames, intervals = render_stream([labels[i] for i in order], args.size, args.fps, seed)
         write_video(args.output, frames, args.fps)
         written.append(args.output.with_suffix(".json"))
-        written[1].write_text(json.dumps({"fps": args.fps, "intervals": intervals}, indent=1))
+        with written_whole(written[1]) as part:
+            part.write_text(json.dumps({"fps": args.fps, "intervals": intervals}, indent=1))
         what = f"{len(frames)} frames, {len(intervals)} gestures"
     else:
         def progress(done, total):
@@ -157,7 +207,4 @@ def _main(argv):
         written = export_dataset(args.output, labels, args.per_class, args.split, args.frames, args.size, args.seed,
                                  args.fps, args.ending, progress)
         what = f"{len(written)} clips in {len(labels)} classes"
-    if args.json:
-        print(json.dumps({"written": [str(p) for p in written], "seed": seed, "labels": labels}))
-    print(f"PASSED wrote {what} to {args.output}", file=sys.stderr if args.json else sys.stdout)
-    return 0
+    return written, what

@@ -27,6 +27,20 @@ def remove_dead(folder, name):
                 path.unlink()
 
 
+@contextlib.contextmanager
+def written_whole(path):
+    """A path of the same name to write to, which takes the place of `path` in the end: the file appears whole or not at all."""
+    path = Path(path)
+    remove_dead(path.parent, f".{path.name}")
+    part = path.with_name(part_of(f".{path.name}"))
+    part.mkdir()
+    try:
+        yield part / path.name
+        os.replace(part / path.name, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def _alive(pid):
     try:
         os.kill(pid, 0)

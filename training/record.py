@@ -18,8 +18,10 @@ import numpy as np  # noqa: E402
 
 from ..cli import choose  # noqa: E402
 from ..errors import InputError  # noqa: E402
-from ..runtimes.sources import add_options, asked_for, flip_frame, frames_in, kind_of, masked, open_source  # noqa: E402
+from ..runtimes.sources import add_options, asked_for, flip_frame, kind_of, masked, open_source  # noqa: E402
+from .gestures_cli import encode  # noqa: E402
 from .gestures_labels import slug  # noqa: E402
+from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
   tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
@@ -77,7 +79,7 @@ def _main(argv):
             folder.rmdir()  # only where nothing was recorded
     if not made:
         raise InputError("nothing was recorded", found=f"no whole clip in {args.source}",
-                         expected=f"at least {(args.seconds or 3.0) / 2:g} s of video", do="check --start, --end and --seconds")
+                         expected=f"at least {clip_seconds(args) / 2:g} s of video", do="check --start, --end and --seconds")
     if args.json:
         print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
     else:
@@ -90,8 +92,8 @@ def _check(args):
     for name, good, wanted in (("seconds", args.seconds is None or 0.2 <= args.seconds <= 600, "0.2 to 600"),
                                ("count", args.count is None or args.count >= 1, "1 or more"),
                                ("pause", 0 <= args.pause <= 60, "0 to 60"), ("shorter_side", args.shorter_side >= 32, "32 or more"),
-                               ("start", args.start is None or args.start >= 0, "0 or more"),
-                               ("end", args.end is None or args.end > (args.start or 0), "more than --start")):
+                               ("start", args.start is None or 0 <= args.start <= 1e6, "0 to 1000000"),
+                               ("end", args.end is None or (args.start or 0) < args.end <= 1e6, "more than --start, at most 1000000")):
         if not good:
             raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)), expected=wanted,
                              do="pick another")
@@ -105,7 +107,8 @@ def class_folder(root, label):
     InputError
         A label that is no name of a folder, or too like that of another class.
     """
-    if not slug(label) or label.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', label) or len(label) > 100:
+    odd = label.startswith(".") or re.search(r'[/\\:*?"<>|\x00-\x1f]', label) or len(label) > 100
+    if odd or not slug(label) or label.lower() == "labels.txt":  # the list of classes has that name
         raise InputError("the label cannot be used", found=repr(label), expected="letters, digits, spaces, dashes, underscores",
                          do="for example --label swipe-left")
     root = Path(root)
@@ -122,9 +125,13 @@ def class_folder(root, label):
     try:
         (root / label).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"no clips can be written to {root}", found=str(error), expected="a folder that can be written to",
-                         do="check --output") from error
+        raise _not_writable(root, error) from error
     return root / label
+
+
+def _not_writable(folder, error):
+    return InputError(f"no clips can be written to {folder}", found=str(error), expected="a folder that can be written to, and room there",
+                      do="check --output")
 
 
 def write_clip(folder, frames, fps):
@@ -141,20 +148,17 @@ def write_clip(folder, frames, fps):
     Path
     """
     folder = Path(folder)
-    part = folder / f".part-{os.getpid()}"
-    part.mkdir(exist_ok=True)
+    part = folder / part_of("")
+    try:
+        remove_dead(folder, "")
+        part.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
     try:
         film = part / "clip.mp4"
         height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # the codec wants even sides
-        writer = cv2.VideoWriter(str(film), cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
-        for frame in frames:
-            writer.write(np.ascontiguousarray(frame[:height, :width, ::-1]))
-        writer.release()
-        count = frames_in(film)
-        if count != len(frames):
-            raise InputError("the clip could not be written", found=f"{count} of {len(frames)} frames in {film}",
-                             expected="an OpenCV that writes mp4, and room on the disk", do="check both")
-        number = max([int(p.stem) for p in folder.glob("*.mp4") if p.stem.isdigit()], default=-1) + 1
+        encode(film, [frame[:height, :width] for frame in frames], fps)
+        number = next_number(folder)
         while True:
             path = folder / f"{number:04d}.mp4"
             try:
@@ -171,20 +175,25 @@ def write_clip(folder, frames, fps):
         shutil.rmtree(part, ignore_errors=True)
 
 
+def next_number(folder):
+    """One more than the highest number of a clip in a class's folder."""
+    return max([int(p.stem) for p in Path(folder).glob("*.mp4") if p.stem.isdecimal()], default=-1) + 1
+
+
 # --- where clips come from: generators of (frames uint8 RGB, fps) ----------------------------------------------------
 
 
 def _source(args):
     """A generator of clips; what is wrong with the source is said here, not at the first clip."""
     kind = kind_of(args.source)
+    if kind != "file" and (args.start is not None or args.end is not None):
+        raise InputError(f"a {'rendered clip' if kind == 'test' else 'camera'} has no beginning and end",
+                         found=f"--start {args.start} --end {args.end} with {masked(args.source)}",
+                         expected="--seconds and --count", do="leave --start and --end out")
     if kind == "test":
         return open_source(args.source, **asked_for(args), rendered=lambda name, *asked: _rendered(args, gesture_of(name), *asked))
     if kind == "file":
         return _from_file(args, open_source(args.source, **asked_for(args)))
-    if args.start is not None or args.end is not None:
-        raise InputError("a camera has no beginning and end",
-                         found=f"--start {args.start} --end {args.end} with {masked(args.source)}",
-                         expected="--seconds and --count", do="leave --start and --end out")
     source = open_source(args.source, **asked_for(args))
     if source.read() is None:  # some open without a camera behind them
         source.close()
@@ -206,16 +215,22 @@ def _rendered(args, label, size, fps, flip):
     from .gestures import SPLITS, render_clip
 
     size, fps, seconds = size or RENDERED_SIZE, fps or RENDERED_FPS, args.seconds or 3.0
-    taken = len(list((Path(args.output) / args.label).glob("*.mp4")))  # a second call renders others
+    taken = next_number(Path(args.output) / args.label)  # a second call renders others
     for k in range(args.count or 10):
         frames = render_clip(label, max(2, round(seconds * fps)), size, SPLITS["test"][0] + 3_000_000 + taken + k, fps)
         yield [shrink(flip_frame(frame, flip), args.shorter_side) for frame in frames], fps
 
 
+def clip_seconds(args):
+    """Seconds of a clip that is cut from a file."""
+    if args.seconds is None and args.start is not None and args.end is not None:
+        return args.end - args.start
+    return args.seconds or 3.0
+
+
 def _from_file(args, source):
     """Consecutive clips of --seconds between --start and --end; a last piece counts from half of that on."""
-    whole = args.seconds is None and args.start is not None and args.end is not None
-    seconds = (args.end - args.start) if whole else args.seconds or 3.0
+    seconds = clip_seconds(args)
     fps = source.fps or 30.0
     begin, end, most = args.start or 0.0, args.end if args.end is not None else float("inf"), args.count or sys.maxsize
     frames, made, length = [], 0, max(2, round(seconds * fps))

@@ -18,7 +18,7 @@ from tsm_edge.training import gestures_cache  # noqa: E402
 from tsm_edge.training.gestures import SPLITS, GestureDataset, render_clip  # noqa: E402
 from tsm_edge.training.gestures_cache import CachedClips, CachedStream, prerender, prerender_stream  # noqa: E402
 from tsm_edge.training.gestures_cli import _main as gestures_main  # noqa: E402
-from tsm_edge.training.gestures_cli import label_of  # noqa: E402
+from tsm_edge.training.gestures_cli import label_of, write_video  # noqa: E402
 from tsm_edge.training.layouts import read_folder  # noqa: E402
 from tsm_edge.training.parts import part_of, remove_dead  # noqa: E402
 
@@ -134,6 +134,45 @@ def test_command_writes_sheets_streams_and_data_sets(tmp_path, capsys):
     assert classes == ["thumb-up", "swiping-left"] and [i.label for i in items] == [1, 1, 0, 0]
     assert gestures_main(["stream", "--label", "thumb-up", "--count", "1", "--output", str(tmp_path / "t.mp4"), *small]) == 0
     assert json.loads((tmp_path / "t.json").read_text())["intervals"][0]["label"] == "Thumb Up"
+
+
+def test_a_second_data_set_in_the_folder_adds_its_classes(tmp_path):
+    for label in ("thumb-up", "swiping-left", "thumb-up"):
+        argv = ["dataset", "--label", label, "--per-class", "1", "--output", str(tmp_path), "--size", "32x32", "--frames", "2"]
+        assert gestures_main(argv) == 0
+    items, classes = read_folder(tmp_path)
+    assert classes == ["thumb-up", "swiping-left"] and [i.label for i in items] == [1, 0]
+    (tmp_path / "labels.txt").unlink()  # as recorded clips have none: their folders are the classes
+    gestures_main([v.replace("thumb-up", "stop-sign") for v in argv])
+    assert read_folder(tmp_path)[1] == ["swiping-left", "thumb-up", "stop-sign"]
+
+
+def test_a_video_on_a_full_disk_is_whole_or_not_there(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (12, 64, 64, 3), np.uint8)
+    write_video(tmp_path / "a.mp4", frames[:2], 12)
+    before, limit = (tmp_path / "a.mp4").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    for name in ("a.mp4", "b.avi"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
+            with pytest.raises(InputError, match="could not be written"):
+                write_video(tmp_path / name, frames, 12)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"] and (tmp_path / "a.mp4").read_bytes() == before
+
+
+@pytest.mark.parametrize("argv, words", [
+    ("stream --count 0", "--count cannot"), ("video --frames 0", "--frames cannot"), ("video --frames -1", "--frames cannot"),
+    ("sheet --rows 0", "--rows cannot"), ("sheet --columns 0", "--columns cannot"), ("dataset --per-class 0", "--per-class cannot"),
+    ("video --output FILE/v.mp4", "cannot write"), ("dataset --output FILE", "cannot write"), ("sheet --output FILE/s.png", "cannot write"),
+    ("sheet --output s.gif", "cannot write"), ("video --fps nan", "frame rate"), ("video --size 8x8", "picture size")])
+def test_wrong_input_of_the_command_is_refused(tmp_path, argv, words):
+    (tmp_path / "FILE").write_text("")
+    more = argv.replace("FILE", str(tmp_path / "FILE")).split()
+    small = ["--output", str(tmp_path / "v.mp4"), "--label", "thumb-up", "--size", "16x16", "--frames", "2"]
+    with pytest.raises(InputError, match=words):
+        gestures_main([more[0], *small, *more[1:]])
+    assert [p.name for p in tmp_path.iterdir()] == ["FILE"]
 
 
 def test_mistyped_gesture_is_refused_with_the_nearest():

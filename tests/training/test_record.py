@@ -1,6 +1,9 @@
 """tsm-record: clips from files, rendered gestures and a camera that is played."""
 import itertools
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
 from tsm_edge.runtimes.sources import Source  # noqa: E402
 from tsm_edge.training import record  # noqa: E402
+from tsm_edge.training.parts import part_of  # noqa: E402
 
 
 def run(*argv):
@@ -80,6 +84,25 @@ def test_rendered_clips_are_as_asked_for(tmp_path):
     (plain, fps), (turned, _) = (frames_of(tmp_path / name / "go left" / "0000.mp4") for name in ("plain", "turned"))
     assert fps == 10 and plain.shape == (10, 120, 160, 3) and turned.shape == (10, 160, 120, 3)
     assert np.abs(np.rot90(plain, -1, axes=(1, 2)).astype(int) - turned).mean() < 6  # but for the compression
+
+
+def test_a_clip_that_was_deleted_is_not_made_up_for_by_one_that_is_there(tmp_path):
+    argv = ("--label", "wave", "--output", tmp_path, "--source", "test://thumb-up", "--seconds", 0.4, "--shorter-side", 48)
+    run(*argv, "--count", 3)
+    (tmp_path / "wave" / "0000.mp4").unlink()
+    run(*argv, "--count", 1)
+    first, second, new = (frames_of(tmp_path / "wave" / f"{k:04d}.mp4")[0] for k in (1, 2, 3))
+    assert all(np.abs(new.astype(int) - old).mean() > 1 for old in (first, second))
+
+
+def test_what_a_killed_recording_left_is_removed(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    left = tmp_path / part_of("").replace(str(os.getpid()), str(gone.pid))
+    left.mkdir()
+    (left / "clip.mp4").write_bytes(b"half")
+    record.write_clip(tmp_path, [np.zeros((32, 32, 3), np.uint8)] * 3, 10.0)
+    assert [p.name for p in tmp_path.iterdir()] == ["0000.mp4"]
 
 
 class Camera(Source):
@@ -163,7 +186,10 @@ def test_a_password_is_not_shown(tmp_path, capsys):
     (("--source", "test://thumb-up", "--input-width", "64"), "half a"),
     (("--source", __file__), "cannot be read"), (("--source", "test://thumb-up", "--seconds", "0"), "--seconds cannot"),
     (("--source", "FILM", "--start", "3", "--end", "2"), "--end cannot"), (("--source", "FILM", "--start", "50"), "nothing was recorded"),
-    (("--source", "0", "--start", "1"), "no beginning and end"),
+    (("--source", "0", "--start", "1"), "no beginning and end"), (("--source", "test://wave", "--end", "1"), "no beginning and end"),
+    (("--source", "FILM", "--start", "9.9", "--end", "16"), "at least 3.05 s of video"),
+    (("--source", "FILM", "--end", "inf"), "--end cannot"),
+    (("--source", "FILM", "--start", "inf"), "--start cannot"),
 ])
 def test_wrong_input_is_refused_and_leaves_nothing(film, tmp_path, argv, words):
     with pytest.raises(TsmEdgeError) as error:
@@ -173,6 +199,7 @@ def test_wrong_input_is_refused_and_leaves_nothing(film, tmp_path, argv, words):
 
 
 @pytest.mark.parametrize("label, words", [("a/b", "cannot be used"), ("..", "cannot be used"), ("", "cannot be used"),
+                                          ("Labels.txt", "cannot be used"),
                                           ("Swipe Left", "nearly that of another")])
 def test_labels_that_make_no_class_are_refused(tmp_path, label, words):
     (tmp_path / "swipe-left").mkdir()
