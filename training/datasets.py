@@ -1,7 +1,9 @@
 """Clips of a real data set, decoded with OpenCV. Works with torch's DataLoader; needs no torch itself."""
+import contextlib
 import json
 import os
 import tempfile
+import uuid
 from pathlib import Path
 
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # unreadable clips are named by us, once
@@ -160,7 +162,7 @@ class ClipDataset:
 
     Notes
     -----
-    Unreadable clips of all worker processes are gathered in a small file; `skipped()` names them.
+    Unreadable clips of all worker processes are gathered in a small file, made with the first; `skipped()` names them.
     """
 
     def __init__(self, items, sampler=None, transform=None, train=True, seed=0, unreadable="replace", finish=None,
@@ -170,13 +172,13 @@ class ClipDataset:
         self.items, self.sampler, self.transform = list(items), sampler or Sampler(), transform
         self.train, self.seed, self.finish, self.clip_fps = train, seed, finish, clip_fps
         self.unreadable = choose(unreadable, ("replace", "none", "raise"), "way to treat unreadable clips")
-        handle, self._log = tempfile.mkstemp(prefix="tsm-edge-skipped-", suffix=".jsonl")
-        os.close(handle)
-        self._owner, self._bad, self.epoch = os.getpid(), set(), 0
+        self._log = os.path.join(tempfile.gettempdir(), f"tsm-edge-skipped-{uuid.uuid4().hex}.jsonl")
+        self._owner, self._bad, self.epoch = os.getpid(), {}, 0
 
     def __del__(self):
-        if getattr(self, "_owner", None) == os.getpid() and os.path.exists(self._log):
-            os.unlink(self._log)
+        if getattr(self, "_owner", None) == os.getpid():
+            with contextlib.suppress(OSError):
+                os.unlink(self._log)
 
     def __len__(self):
         return len(self.items)
@@ -215,8 +217,8 @@ class ClipDataset:
                 if self.unreadable == "raise":
                     raise InputError(f"cannot read {self.items[at].path}", found=error, expected="a readable clip",
                                      do="repair it or take it out of the data set") from error
-                self._bad.add(at)
-                with open(self._log, "a") as out:  # one short write each: workers may share the file
+                self._bad[at] = str(error)
+                with contextlib.suppress(OSError), open(self._log, "a") as out:  # one short write each: workers may share the file
                     out.write(json.dumps([self.items[at].path, str(error)]) + "\n")
                 if self.unreadable == "none":
                     return None
@@ -225,8 +227,10 @@ class ClipDataset:
 
     def skipped(self):
         """Unreadable clips met so far, by all workers: {path: reason}."""
-        with open(self._log) as log:
-            return dict(json.loads(line) for line in log)
+        found = {self.items[at].path: reason for at, reason in self._bad.items()}
+        with contextlib.suppress(OSError), open(self._log) as log:  # not there before the first, nor after a cleaning of the folder
+            found.update(json.loads(line) for line in log)
+        return found
 
     def report(self):
         """One line on unreadable clips for a log, or an empty string."""

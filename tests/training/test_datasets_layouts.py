@@ -1,6 +1,7 @@
 """Data sets as people have them, written here: videos and frame folders, in each layout, with bad files among them."""
 import json
 import os
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -165,6 +166,19 @@ def test_unreadable_clips_are_skipped_counted_and_named(with_bad_files):
     bad = data.skipped()
     assert {p.rsplit("/", 1)[1] for p in bad} == {"bad-empty.mp4", "bad-noise.mp4", "bad-frames", "gone.mp4"}
     assert all(bad.values()) and "4 unreadable of 8" in data.report() and "gone.mp4" in data.report()
+
+
+def test_the_file_of_skipped_clips_may_vanish_and_is_made_when_it_is_needed(with_bad_files, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data = ClipDataset(with_bad_files, Sampler("uniform", 4), unreadable="none")
+    assert not list((tmp_path / "temporary").iterdir()) and data.report() == ""
+    assert data[len(data) - 1] is None and len(list((tmp_path / "temporary").iterdir())) == 1
+    for path in (tmp_path / "temporary").iterdir():
+        path.unlink()  # as a cleaner of temporary files does
+    assert "1 unreadable of 8" in data.report() and "gone.mp4" in data.report()
+    del data
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_unreadable_clips_can_be_left_out_or_refused(with_bad_files):
