@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tsm_edge.errors import InputError
 
-from .count import count, estimate_cycles
+from .count import count, estimate_cycles, open_arm_bundle
 
 
 def parser():
@@ -28,16 +28,11 @@ def parser():
 
 
 def _main(argv):
-    from tsm_edge.runtimes.bundle import open_bundle
-
     args = parser().parse_args(argv)
     if args.steps < 1:
         raise InputError("--steps cannot be used", found=args.steps, expected="at least 1", do="for example --steps 2")
-    bundle = open_bundle(args.bundle)
+    bundle = open_arm_bundle(args.bundle)
     target = bundle.manifest["target"]
-    if not str(target.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
-        raise InputError("the counter runs AArch64 Linux libraries", found=f"a bundle for {target.get('name')} ({target.get('triple')})",
-                         expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target jetson-nano")
     cpu, emulated = args.cpu or target["cpu"], args.cpu or target.get("emulator_cpu") or target["cpu"]
     print(f"options: bundle={args.bundle}, cpu={cpu}, steps={args.steps}", file=sys.stderr)
     caches = {"l1": f"{target['l1_bytes']}:2" if target["l1_bytes"] == 32768 else f"{target['l1_bytes']}:4",

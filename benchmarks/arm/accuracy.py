@@ -21,6 +21,8 @@ import numpy as np
 
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
+from .count import open_arm_bundle
+
 PACKAGES = ("python3", "libstdc++6", "libgomp1")  # of Debian; their dependencies come with them
 WHEELS = ("MNN==3.6.1", "numpy<2.3")
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
@@ -163,17 +165,12 @@ def _main(argv):
     from tsm_edge.export import verify
     from tsm_edge.export.bundle import network_inputs, verification_frames
     from tsm_edge.export.targets import get_target
-    from tsm_edge.runtimes.bundle import open_bundle
 
     args = parser().parse_args(argv)
     if args.frames < 2:
         raise InputError("--frames cannot be used", found=args.frames, expected="at least 2", do="for example --frames 40")
-    bundle = open_bundle(args.bundle)
-    about = bundle.manifest["target"]
-    if not str(about.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
-        raise InputError("this runs AArch64 Linux libraries", found=f"a bundle for {about.get('name')} ({about.get('triple')})",
-                         expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target raspberry-pi-5 --precision fp16")
-    target = get_target(about["name"])
+    bundle = open_arm_bundle(args.bundle)
+    target = get_target(bundle.manifest["target"]["name"])
     print(f"options: bundle={args.bundle}, frames={args.frames}, against={args.against or 'nobody'}", file=sys.stderr)
     inputs = network_inputs(verification_frames(bundle.manifest, args.frames), bundle.manifest)
     with tempfile.TemporaryDirectory(prefix="tsm-edge-accuracy-") as work:

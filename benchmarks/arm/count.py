@@ -15,11 +15,30 @@ from pathlib import Path
 
 import numpy as np
 
-from tsm_edge.errors import CheckFailedError, MissingComponentError
+from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
 from .classify import CLASSES, classify
 
 HERE = Path(__file__).parent
+
+
+def open_arm_bundle(path):
+    """A bundle whose library runs under the emulator.
+
+    Raises
+    ------
+    InputError
+        It has no library for AArch64 Linux.
+    """
+    from tsm_edge.runtimes.bundle import open_bundle
+
+    bundle = open_bundle(path)
+    target = bundle.manifest["target"]
+    if not str(target.get("triple", "")).startswith("aarch64") or "libtsm_model.so" not in bundle.files:
+        raise InputError("this runs AArch64 Linux libraries", found=f"a bundle for {target.get('name')} ({target.get('triple')})",
+                         expected="a bundle with libtsm_model.so for aarch64", do="tsm-export --target jetson-nano")
+    return bundle
+
 
 
 @dataclass
