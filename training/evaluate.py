@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -34,6 +36,8 @@ def parser():
     p.add_argument("--clips-per-class", type=int, default=20, help="rendered gestures (20)")
     p.add_argument("--clip-size", type=int, default=240, help="rendered gestures: pixels a side; scaled down as a camera's are (240)")
     p.add_argument("--frames", type=int, default=0, help="frames of a clip (0: as the network was trained)")
+    p.add_argument("--sampling", help="frames of a clip file: uniform, dense or rate (as a checkpoint was trained, else uniform)")
+    p.add_argument("--sampling-stride", type=int, help="dense: frames between two of a clip (as a checkpoint was trained, else 8)")
     p.add_argument("--backend", help="native, onnxruntime or torch")
     p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS",
@@ -59,26 +63,16 @@ def main(argv=None):
 def _main(argv):
     args = parser().parse_args(argv)
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-    if args.clips_per_class < 1 or args.frames < 0 or args.stream < 0 or args.clip_size < 16:
-        raise InputError("a number cannot be used", found=f"--clips-per-class {args.clips_per_class} --clip-size {args.clip_size} "
-                         f"--frames {args.frames} --stream {args.stream:g}",
-                         expected="at least one clip and 16 pixels, no negative numbers", do="pick others")
-    if args.tune_events and not args.stream:
-        raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
+    check(args)
     model = open_model(args)
-    if args.tune_events and model.net is None:
-        raise InputError("--tune-events needs the checkpoint", found=f"{args.model}, which is compiled or exported",
-                         expected="a checkpoint", do="tune the checkpoint that it was made from, then export that")
+    past = check_model(args, model)
     clips = _clips(args, model)
     result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
-              **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
+              "sampling": clips.sampling, **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
     if model.net is not None and model.shift == "online":
         result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(model.net, clips)), clips.labels, 1)
-    if args.past:
-        result["online_top1"] = _run_online(args, model, clips)
-    if args.stream and model.shift != "online":
-        raise InputError("only online networks run on streams", found=f"{args.model}, shift {model.shift}",
-                         expected="a network trained online", do="leave --stream out")
+    if past:
+        result["online_top1"] = _run_online(args, model, clips, past)
     if args.stream:
         if args.tune_events:
             result["events"] = _tune_events(args, model, clips)
@@ -99,8 +93,72 @@ def _main(argv):
     return 0
 
 
+def check(args):
+    """Refuse numbers and paths that cannot be used, before anything is computed."""
+    from ..runtimes import CHECKPOINTS
+
+    for name, good, wanted in (
+        ("clips_per_class", args.clips_per_class >= 1, "1 or more"), ("clip_size", args.clip_size >= 16, "16 or more"),
+        ("frames", args.frames >= 0, "0 or more"), ("seed", args.seed >= 0, "0 or more"),
+        ("sampling_stride", args.sampling_stride is None or args.sampling_stride >= 1, "1 or more"),
+        ("stream", args.stream == 0 or 1 <= args.stream < math.inf, "1 second or more"),
+    ):
+        if not good:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)), expected=wanted,
+                             do="pick another")
+    if args.tune_events and not args.stream:
+        raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
+    if args.confusion:
+        _pyplot()
+    for path, endings in ((args.tune_events, CHECKPOINTS), (args.confusion, (".png", ".jpg", ".pdf", ".svg")),
+                          (args.attention, (".png", ".mp4"))):
+        if path:
+            _check_output(path, endings)
+
+
+def _check_output(path, endings):
+    """Refuse a path that cannot be written; a file that is there stays as it is."""
+    there, problem = os.path.lexists(path), None
+    if not path.lower().endswith(endings):
+        problem = f"the ending '{Path(path).suffix}'"
+    else:
+        try:
+            with open(path, "ab"):
+                pass
+            if not there:
+                os.unlink(path)
+        except OSError as error:
+            problem = error.strerror or error
+    if problem:
+        raise InputError(f"{path} cannot be written", found=problem, expected=f"a writable path, ending in {' or '.join(endings)}",
+                         do="check folder and name")
+
+
+def check_model(args, model):
+    """Refuse what this model cannot do, before it does anything; returns --past as (start, stop), or None."""
+    if args.tune_events and model.net is None:
+        raise InputError("--tune-events needs the checkpoint", found=f"{args.model}, which is compiled or exported",
+                         expected="a checkpoint", do="tune the checkpoint that it was made from, then export that")
+    if args.stream and model.shift != "online":
+        raise InputError("only online networks run on streams", found=f"{args.model}, shift {model.shift}",
+                         expected="a network trained online", do="leave --stream out")
+    if args.attention:
+        from .attention import check_request
+
+        check_request(args.attention, model.net, args.attention_class, model.classes)
+    if not args.past:
+        return None
+    match = re.fullmatch(r"(\d+):(\d+)", args.past)
+    if not match or model.shift == "online" or model.net is None:
+        raise InputError("--past cannot be used", found=f"--past {args.past}, {args.model} with shift {model.shift}",
+                         expected="START:STOP in folds of channels, for a checkpoint that was trained offline",
+                         do="for example --past 1:2, or leave it out")
+    return int(match[1]), int(match[2])
+
+
 def open_model(args):
-    """A loaded model with `net` (the clip-level network of a checkpoint, or None) and `shift` ("online", "offline", None).
+    """A loaded model with what a checkpoint alone tells: `net` (the clip-level network, or None), `shift` ("online", "offline",
+    None) and `training` (the options of tsm-train, or {}).
 
     A checkpoint that was not trained online is given as a `WholeClips`.
     """
@@ -108,15 +166,18 @@ def open_model(args):
 
     from ..runtimes import CHECKPOINTS
 
-    path, net = Path(args.model), None
+    path, net, training = Path(args.model), None, {}
     if path.suffix in CHECKPOINTS and path.is_file():
+        from ..checkpoints import load_checkpoint
         from .networks import open_network
 
-        net = open_network(path)
-        if net.tsm_info["shift"] != "online":
-            return WholeClips(net)
+        net, training = open_network(path), load_checkpoint(path).info.get("training") or {}
+        if net.tsm_info["shift"] != "online" and args.backend in (None, "torch"):
+            model = WholeClips(net)
+            model.training = training
+            return model
     model = tsm_edge.load(args.model, backend=args.backend)
-    model.net, model.shift = net, "online"
+    model.net, model.shift, model.training = net, "online", training
     return model
 
 
@@ -149,25 +210,31 @@ class WholeClips:
         self.classes = self.manifest["classes"]
 
 
-def _run_online(args, model, clips):
+def _run_online(args, model, clips, past):
     """Top-1 of an offline network's weights, stepped."""
     from ..backbones import create_model
     from ..runtimes.torch_backend import TorchModel
 
-    match = re.fullmatch(r"(\d+):(\d+)", args.past)
-    if not match or model.shift == "online" or model.net is None:
-        raise InputError("--past cannot be used", found=f"--past {args.past}, {args.model} with shift {model.shift}",
-                         expected="START:STOP in folds of channels, for a checkpoint that was trained offline",
-                         do="for example --past 1:2, or leave it out")
-    online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=(int(match[1]), int(match[2])))
+    online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=past)
     return scores.top_k(scores.clip_logits(step_logits(TorchModel(online), clips)), clips.labels, 1)
 
 
 class Clips:
-    """Clips in memory or read one by one: `read(i)` -> uint8 [T, h, w, 3]; `labels` int64 [N]; `times` seconds a frame."""
+    """Clips in memory or read one by one.
 
-    def __init__(self, read, labels, classes, fps):
+    read : callable, `read(i)` -> uint8 [T, h, w, 3], the frames that the network is to judge
+    labels : int64 [N]
+    classes : list of str
+    fps : float
+        Rate at which a model runs on a stream of them.
+    film : callable, `film(i, most)` -> uint8 [n, h, w, 3], the first `most` frames of the whole clip at `fps`; by default those of `read`
+    sampling : str
+        In words, how the frames were chosen.
+    """
+
+    def __init__(self, read, labels, classes, fps, film=None, sampling=""):
         self.read, self.labels, self.classes, self.fps = read, np.asarray(labels), list(classes), fps
+        self.film, self.sampling = film or (lambda i, most: read(i)[:most]), sampling
 
     def __len__(self):
         return len(self.labels)
@@ -186,20 +253,43 @@ def _clips(args, model):
                              expected="Jester's labels", do="evaluate on clips of your own: --data FOLDER")
         seconds = frames / fps if fps else 3.0
         data = GestureDataset(args.split, args.clips_per_class, model.classes, frames, picture_size(args, model), seconds, args.seed)
-        return Clips(lambda i: data[i][0], [i % len(model.classes) for i in range(len(data))], model.classes, frames / seconds)
-    from .datasets import ClipDataset
-    from .layouts import find_items
-    from .sampling import Sampler
+        return Clips(lambda i: data[i][0], [i % len(model.classes) for i in range(len(data))], model.classes, frames / seconds,
+                     sampling="rendered")
+    from .datasets import ClipDataset, UnreadableClip, read_clip
+    from .layouts import find_items, labelled
+    from .sampling import uniform_segments
 
     items, classes = find_items(args.data, args.root, list(model.classes))
-    data = ClipDataset(items, Sampler("uniform", frames), train=False, unreadable="none")
+    labelled(items, args.data)
+    fps = fps or 12.0
+    sampler, sampling = _sampler(args, model, frames, fps)
+    data = ClipDataset(items, sampler, train=False, unreadable="none")
     good = [i for i in range(len(data)) if data[i] is not None]
     if data.report():
         print(data.report(), file=sys.stderr)
     if not good:
         raise InputError(f"no clip of {args.data} can be read", found=f"{len(data)} unreadable", expected="readable clips",
                          do="check the path")
-    return Clips(lambda i: data[good[i]][0], [items[i].label for i in good], classes, fps or 12.0)
+
+    def film(i, most):
+        path = items[good[i]].path
+        try:
+            return read_clip(path, lambda n, rate: uniform_segments(n, max(1, round(n * fps / (rate or data.clip_fps))))[:most])
+        except UnreadableClip as error:
+            raise InputError(f"cannot read all of {path}", found=error, expected="a readable clip",
+                             do="repair it or take it out of the data set") from error
+
+    return Clips(lambda i: data[good[i]][0], [items[i].label for i in good], classes, fps, film, sampling)
+
+
+def _sampler(args, model, frames, fps):
+    """(Sampler, in words): as the options say, else as the model was trained, where its file tells."""
+    from .sampling import Sampler
+
+    kind = args.sampling or model.training.get("sampling") or "uniform"
+    stride = args.sampling_stride or model.training.get("sampling_stride") or 8
+    words = {"dense": f"dense, {stride} frames apart", "rate": f"{fps:g} frames a second"}.get(kind, kind)
+    return Sampler(kind, frames, stride, fps), words
 
 
 def picture_size(args, model):
@@ -220,7 +310,7 @@ def step_logits(model, clips, *, backwards=False):
         clip = clips.read(i)
         out.append([np.array(stream.step(np.ascontiguousarray(f)).logits) for f in (clip[::-1] if backwards else clip)])
     stream.close()
-    return np.array(out, np.float32)
+    return scores.finite(np.array(out, np.float32))
 
 
 def clip_forward(net, clips):
@@ -237,7 +327,7 @@ def clip_forward(net, clips):
             set_segments(net, len(clip))
             x = torch.from_numpy(np.stack([preprocess(np.ascontiguousarray(f), rule) for f in clip]))
             out.append(net(x).numpy())
-    return np.array(out, np.float32)
+    return scores.finite(np.array(out, np.float32))
 
 
 def _rule(net):
@@ -290,8 +380,13 @@ def _backwards(model, clips, pairs):
             "per_class": {name: float(np.mean(hits)) for name, hits in rows.items()}}
 
 
-def write_confusion(path, table, classes):
-    """The confusion matrix as a PNG: rows the truth, in shares of the row."""
+def _pyplot():
+    """matplotlib's pyplot, without a screen.
+
+    Raises
+    ------
+    MissingComponentError
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -300,8 +395,14 @@ def write_confusion(path, table, classes):
         raise MissingComponentError("matplotlib is not installed", found=str(error), expected="matplotlib",
                                     do="pip install 'tsm-edge[train]'") from None
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot
 
+    return matplotlib.pyplot
+
+
+def write_confusion(path, table, classes):
+    """The confusion matrix as a picture: rows the truth, in shares of the row."""
+    plt = _pyplot()
     share = table / np.maximum(1, table.sum(1, keepdims=True))
     side = 3 + 0.32 * len(classes)
     figure, axes = plt.subplots(figsize=(side + 1, side), dpi=110)
@@ -323,7 +424,7 @@ def write_confusion(path, table, classes):
 
 
 def _print(result):
-    print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames, "
+    print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
           f"{len(result['classes'])} classes")
     how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
     print(f"{how}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"

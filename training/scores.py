@@ -3,6 +3,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import InputError
+
+
+def finite(logits):
+    """The logits as they are; networks whose weights diverged give none that can be compared.
+
+    Raises
+    ------
+    InputError
+    """
+    if not np.isfinite(logits).all():
+        raise InputError("the network's answers are no numbers", found=f"{np.mean(~np.isfinite(logits)):.0%} of the logits NaN or infinite",
+                         expected="finite logits", do="train it again with a lower --lr: its weights have diverged")
+    return logits
+
 
 def clip_logits(per_frame, part=1.0):
     """Mean over the first `part` of the frames: [N, T, classes] -> [N, classes]."""

@@ -2,9 +2,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 
+from ..errors import InputError
 from . import scores
 
 
@@ -16,7 +18,7 @@ class Stream:
     """
 
     def __init__(self, logits, intervals, classes, fps):
-        self.logits, self.intervals, self.classes, self.fps = logits, intervals, classes, fps
+        self.logits, self.intervals, self.classes, self.fps = scores.finite(logits), intervals, classes, fps
 
     def figures(self, settings):
         """`scores.match_events` of the events that these settings give."""
@@ -25,14 +27,23 @@ class Stream:
         events, found = GestureEvents(self.classes, settings, self.fps), []
         for i, logits in enumerate(self.logits):
             found += [(e.start, e.label) for e in events.update(logits, i / self.fps) if e.kind == "start"]
-        return _matched(self.intervals, found, len(self.logits) / self.fps)
+        return _matched(performed(self.intervals, self.classes, settings), found, len(self.logits) / self.fps)
 
     def best_settings(self, settings):
         """(settings, their figures): window, hold, on and off that answer best, all else as it is.
 
         Best: most gestures with exactly one right event, each false event a minute as bad as 3 % of them; of equals, the
         shortest delay.
+
+        Raises
+        ------
+        InputError
+            Nothing to choose by: the stream holds no whole gesture.
         """
+        if not self.figures(settings)["gestures"]:
+            raise InputError("the stream holds no whole gesture", found=f"{len(self.logits) / self.fps:.1f} seconds",
+                             expected="a gesture, and 1.5 seconds after it", do="give a longer --stream, and clips that are no background")
+
         def value(figures):
             return figures["exactly_one"] - 0.03 * figures["false_per_minute"], -(figures["delay"] or 0)
 
@@ -56,8 +67,11 @@ def rendered(model, seconds, size, seed=0, split="test"):
 
     fps = model.manifest.get("stream", {}).get("fps") or 12.0
     gestures = [c for c in model.classes if c not in BACKGROUND_CLASSES]
+    if not gestures:
+        raise InputError("the model knows no gesture", found=", ".join(model.classes), expected="a class that is no background",
+                         do="leave --stream out")
     order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds) + 1) % len(gestures))
-    frames, intervals = round(seconds * fps), []
+    frames, intervals = max(1, round(seconds * fps)), []
     logits, stream = [], model.stream(max_gap_seconds=0, fps=0)
     scene_frames, scenes = round(60 * fps), itertools.count()
     while len(logits) < frames:
@@ -75,7 +89,7 @@ def rendered(model, seconds, size, seed=0, split="test"):
 
 
 def joined(model, clips, seconds, seed=0):
-    """The same of clips one after the other in random order, again from the first where they are fewer than `seconds`."""
+    """The same of whole clips one after the other in random order, again from the first where they are fewer than `seconds`."""
     fps, intervals = model.manifest.get("stream", {}).get("fps") or clips.fps, []
     rng = np.random.default_rng([seed, 55])
 
@@ -83,7 +97,7 @@ def joined(model, clips, seconds, seed=0):
         count = 0
         while count < seconds * fps:
             for i in rng.permutation(len(clips)):
-                clip = clips.read(int(i))
+                clip = clips.film(int(i), math.ceil(seconds * fps) - count)
                 intervals.append({"label": clips.classes[clips.labels[i]], "start": count / fps, "end": (count + len(clip)) / fps})
                 count += len(clip)
                 yield from clip
@@ -109,11 +123,16 @@ def _step(stream, frame):
     return np.array(stream.step(np.ascontiguousarray(frame)).logits)
 
 
-def _matched(intervals, found, length):
-    """Gestures that had time to be answered, against the events until then."""
-    from .gestures_labels import BACKGROUND_CLASSES
+def performed(intervals, classes, settings):
+    """What an event should have come of, as these settings name it: no background, and merged classes by the other's name."""
+    merged = {classes[int(a)]: classes[int(b)] for a, b in (settings.get("merge") or {}).items()}
+    rest = {classes[int(i)] for i in settings.get("background") or ()}
+    named = [{**t, "label": merged.get(t["label"], t["label"])} for t in intervals]
+    return [t for t in named if t["label"] not in rest]
 
-    gestures = [t for t in intervals if t["label"] not in BACKGROUND_CLASSES]
+
+def _matched(gestures, found, length):
+    """Gestures that had time to be answered, against the events until then."""
     truth = [t for t in gestures if t["end"] + 1.5 <= length]
     until = min([length] + [t["start"] for t in gestures[len(truth):]])
     return scores.match_events(truth, [f for f in found if f[0] < until], length)
