@@ -7,13 +7,45 @@ import numpy as np
 from ..errors import InputError
 
 
-def overlay(frame, evidence, scale):
-    """A frame with warm colour where the evidence is: frame uint8 [h, w, 3] RGB, evidence float [y, x], scale: full colour."""
+def overlay(frame, evidence, scale, seen=None):
+    """A frame with warm colour where the evidence is.
+
+    Parameters
+    ----------
+    frame : uint8 [h, w, 3] RGB
+    evidence : float [y, x]
+    scale : float
+        The evidence of full colour.
+    seen : (top, bottom, left, right) or None
+        Rows and columns of the frame that the evidence is about; None: all.
+    """
+    top, bottom, left, right = seen or (0, frame.shape[0], 0, frame.shape[1])
+    out = frame.copy()
+    frame = frame[top:bottom, left:right]
     h, w = frame.shape[:2]
     strength = np.clip(cv2.resize(evidence.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC) / max(scale, 1e-6), 0, 1)
     warm = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
     weight = 0.15 + 0.6 * strength[..., None]
-    return (frame * (1 - weight) + warm * weight).astype(np.uint8)
+    out[top:bottom, left:right] = (frame * (1 - weight) + warm * weight).astype(np.uint8)
+    return out
+
+
+def check_request(path, net, name, classes):
+    """Refuse what `write_attention` cannot write; returns the index of the class to show, None: each clip's own.
+
+    Raises
+    ------
+    InputError
+    """
+    from ..cli import choose
+
+    if not str(path).lower().endswith((".png", ".mp4")):
+        raise InputError("the attention file cannot be written", found=str(path), expected="a name ending in .png or .mp4",
+                         do="for example --attention attention.png")
+    if net is None:
+        raise InputError("attention needs the network itself", found="a compiled or exported model", expected="a checkpoint",
+                         do="pass the checkpoint that the bundle was made from")
+    return None if name is None else list(classes).index(choose(name, classes, "class"))
 
 
 def write_attention(path, net, clips, name=None, per_class=1, side=144):
@@ -30,18 +62,12 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
         Class whose evidence is shown; None: each clip's own.
     """
     from ..attention import attention_maps
-    from ..cli import choose
+    from ..demo.attention import seen
     from ..runtimes.preprocess import preprocess
     from ..runtimes.torch_backend import describe
     from ..shift import set_segments
 
-    if not str(path).lower().endswith((".png", ".mp4")):
-        raise InputError("the attention file cannot be written", found=str(path), expected="a name ending in .png or .mp4",
-                         do="for example --attention attention.png")
-    if net is None:
-        raise InputError("attention needs the network itself", found="a compiled or exported model", expected="a checkpoint",
-                         do="pass the checkpoint that the bundle was made from")
-    shown = None if name is None else clips.classes.index(choose(name, clips.classes, "class"))
+    shown = check_request(path, net, name, clips.classes)
     rule = describe(net, [])["input"]
     import torch
 
@@ -53,7 +79,9 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
             maps, logits = attention_maps(net, torch.from_numpy(np.stack([preprocess(f, rule) for f in clip])))
             which = label if shown is None else shown
             scale = float(np.abs(maps[:, which]).max())
-            frames = [overlay(cv2.resize(f, (side, side), interpolation=cv2.INTER_AREA), m, scale) for f, m in zip(clip, maps[:, which])]
+            part = seen(*clip.shape[1:3], rule)
+            painted = [overlay(f, m, scale, part) for f, m in zip(clip, maps[:, which])]
+            frames = [cv2.resize(f, (side, side), interpolation=cv2.INTER_AREA) for f in painted]
             text = f"{clips.classes[which]}"
             cv2.putText(frames[0], text[:26], (4, side - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (255, 255, 255), 1, cv2.LINE_AA)
             rows.append(frames)

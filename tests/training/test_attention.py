@@ -43,6 +43,19 @@ def test_the_overlay_is_warm_where_the_evidence_is():
     assert shown.shape == frame.shape and shown[4, 60].mean() > 140 and shown[40, 20].mean() < 90
 
 
+@pytest.mark.parametrize("shape", [(40, 160), (160, 40)])
+def test_heat_is_painted_only_over_what_the_network_sees(shape, tmp_path):
+    """A long picture is cropped to its middle: the rest of the strip stays as it is."""
+    torch.set_num_threads(1)
+    net = create_model("mobilenet_v2", 2, width=0.35, input_size=32, classes=["a", "b"]).eval()
+    clips = Clips(lambda i: np.full((5, *shape, 3), 200, np.uint8), [0], ["a", "b"], 4.0)
+    write_attention(tmp_path / "a.png", net, clips)
+    frame = cv2.imread(str(tmp_path / "a.png"))[:, 144:288]  # the second: no text
+    across = frame if shape[0] < shape[1] else frame.transpose(1, 0, 2)
+    # 37 pixels are scaled to; the middle 32 of 148 are seen: 56.5 to 88.5 of the strip's 144
+    assert (across[:, :54] == 200).all() and (across[:, 91:] == 200).all() and (across[16:-16, 60:85] < 190).any(-1).all()
+
+
 def clips_and_net(n=3):
     net = create_model("mobilenet_v2", n, width=0.35, input_size=32, classes=["a", "b", "c"][:n]).eval()
     made = [image_like_frames(5, (40, 36), seed=k, dtype="uint8") for k in range(2 * n)]
