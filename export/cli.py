@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -64,7 +66,7 @@ def _parser():
     add("--rpc-key", metavar="KEY", help="measure on a board: the key of its TVM RPC server")
     add("--allow-unverified", action="store_true",
         help="leave with 0 even where the library could not be run here (no emulator)")
-    add("--json", action="store_true", help="the report as JSON on stdout")
+    add("--json", action="store_true", help="the report, or what is wrong, as JSON on stdout")
     return parser
 
 
@@ -201,14 +203,22 @@ def _tuning(args, output):
 
 
 def _next_commands(report):
+    folder = shlex.quote(report.output)
     if report.target == "host":
-        tvm = [f"tsm-verify {report.output} --backend tvm"] if report.tvm else []
-        return [f"tsm-verify {report.output}", *tvm, f"tsm-demo {report.output} --source 0"]
+        tvm = [f"tsm-verify {folder} --backend tvm"] if report.tvm else []
+        return [f"tsm-verify {folder}", *tvm, f"tsm-demo {folder} --source 0"]
     if report.library.endswith(".a"):
-        return [f"less {report.output}/README.md      # two lines of CMake put it into an app"]
-    return [f"scp -r {report.output} USER@BOARD:",
-            f"ssh USER@BOARD python3 {Path(report.output).name}/device/tsm_device.py --verify",
-            f"tsm-demo {report.output} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
+        return [f"less {folder}/README.md      # two lines of CMake put it into an app"]
+    there = shlex.quote(shlex.quote(f"{Path(report.output).name}/device/tsm_device.py"))  # two shells read it
+    return [f"scp -r {folder} USER@BOARD:",
+            f"ssh USER@BOARD python3 {there} --verify",
+            f"tsm-demo {folder} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
+
+
+def _print_error(status, error, **more):
+    """An error as JSON on stdout."""
+    print(json.dumps({"status": status, "problem": error.problem, "found": error.found, "expected": error.expected, "do": error.do, **more},
+                     indent=2))
 
 
 def _failed(error, as_json, effective):
@@ -216,16 +226,33 @@ def _failed(error, as_json, effective):
     verdict = f"FAILED {effective['arch']} for {effective['target']}: {error.problem}. No bundle was written."
     print(f"error: {error}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"status": "failed", "problem": error.problem, "found": error.found, "expected": error.expected,
-                          "do": error.do, "options": effective, "verdict": verdict}, indent=2))
+        _print_error("failed", error, options=effective, verdict=verdict)
     print(verdict, file=sys.stderr if as_json else sys.stdout)
     return error.exit_code
+
+
+def _refuse_empty(args):
+    for option, value in vars(args).items():
+        if isinstance(value, str) and not value.strip():
+            option = "--" + option.replace("_", "-")
+            raise InputError(f"{option} is empty", found=f"{option} '{value}'", expected="a value",
+                             do=f"give one, or leave {option} out")
 
 
 def _main(argv):
     args = _parser().parse_args(argv)
     if args.list_targets:
         return _list_targets(args.json)
+    try:
+        return _export(args)
+    except InputError as error:
+        if args.json:
+            _print_error("refused", error)
+        raise
+
+
+def _export(args):
+    _refuse_empty(args)
     if not args.target:
         raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(targets.TARGETS),
                          do="tsm-export --list-targets describes them")
@@ -296,10 +323,18 @@ def _main(argv):
     return 0
 
 
+def _stop(number, frame):
+    signal.signal(number, signal.SIG_IGN)  # said once is enough: a kernel that is being compiled cannot be interrupted
+    os.write(2, b"\nstopping ...\n")
+    raise KeyboardInterrupt
+
+
 def main(argv=None):
     """Entry point of tsm-export; exits with 0 (written), 1 (a check failed) or 2 (wrong usage or input)."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # its work folders are removed then, as after Ctrl-C
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its work folders are removed then
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, _stop)
     run(_main, argv)
 
 

@@ -188,8 +188,12 @@ def compile_each(calls, target, folder, hidden=True):
         with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
             jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol], hidden)
                     for symbol, function in functions.items()]
-            for job in jobs:
-                job.result()
+            try:
+                for job in jobs:
+                    job.result()
+            except BaseException:  # Ctrl-C as well: what is compiled now comes to its end, no other begins
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
     finally:
         threading.stack_size(usual)
     return list(names.values())

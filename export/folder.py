@@ -35,15 +35,30 @@ def _strangers(folder):
     return [path for path in _entries(folder) if path not in listed and path != "manifest.json"]
 
 
+def _unwritable(path, error):
+    return InputError(f"{path} cannot be written", found=str(error), expected="a folder one may write to", do="pick another --output")
+
+
+def _temporary(path, folder):
+    """A new empty folder in `folder`, named after `path`."""
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=folder))
+
+
 def check_output(output):
     """Is `output` free, an empty folder, or a bundle that may be replaced? Returns it as an absolute Path.
+
+    Whether one may write there is tried with an empty folder, which is removed at once.
 
     Raises
     ------
     InputError
-        It is something else, or a bundle with files of somebody's own in it: nothing is touched then.
+        It is something else, or a bundle with files of somebody's own in it, or cannot be written: nothing is touched then.
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(output))))
+    try:
+        os.rmdir(_temporary(path, next((parent for parent in path.parents if parent.exists()), path)))
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        raise _unwritable(path, error) from error
     if path.is_symlink():
         raise InputError(f"{path} cannot be written", found="a symbolic link", expected="a new folder or a bundle",
                          do="name the folder that it points to, or another one")
@@ -105,10 +120,9 @@ def new_folder(output):
     output = check_output(output)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.new-", dir=output.parent))
+        temporary = _temporary(output, output.parent)
     except OSError as error:
-        raise InputError(f"{output} cannot be written", found=str(error), expected="a folder one may write to",
-                         do="pick another --output") from error
+        raise _unwritable(output, error) from error
     try:
         yield temporary
         umask = os.umask(0)

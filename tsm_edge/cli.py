@@ -1,6 +1,8 @@
 """Habits shared by every command line: exit codes, nearest-match choices, verdict line."""
 import difflib
+import errno
 import sys
+import tempfile
 
 from .errors import InputError, TsmEdgeError
 
@@ -15,15 +17,26 @@ def choose(name, options, what):
     options = list(options)
     if name in options:
         return name
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.0 if len(options) < 4 else 0.4)
+    near = difflib.get_close_matches(str(name), options, n=1, cutoff=0.0 if len(options) < 4 else 0.4)
     hint = f"did you mean '{near[0]}'?" if near else "pick one of those"
     raise InputError(f"unknown {what}", found=f"'{name}'", expected=", ".join(options), do=hint)
+
+
+def _with_room(main, argv):
+    """`main(argv)`, with a full disk in words."""
+    try:
+        return main(argv)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise InputError("the disk is full", found=str(error), expected="room for what is written, and for temporary files in "
+                         + tempfile.gettempdir(), do="make room; TMPDIR=FOLDER puts temporary files elsewhere") from error
 
 
 def run(main, argv=None):
     """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
     try:
-        code = main(sys.argv[1:] if argv is None else argv) or 0
+        code = _with_room(main, sys.argv[1:] if argv is None else argv) or 0
     except TsmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code

@@ -1,6 +1,8 @@
 """Every wrong option is refused before any work: what was found, what was expected, what to do, and exit code 2."""
+import errno
 import json
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from tsm_edge import default
 from tsm_edge.export import cli
+from tsm_edge.export.report import ExportReport
 
 
 def refuse(capsys, *argv):
@@ -107,6 +110,50 @@ def test_a_missing_checkpoint_is_refused(capsys, tmp_path):
     text = refuse(capsys, "--target", "host", "--checkpoint", str(tmp_path / "none.pth"), "--output",
                   str(tmp_path / "b"))
     assert "none.pth" in text and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--output", "--classes", "--input-size", "--past", "--name", "--cc", "--frames",
+                                    "--target"])
+def test_an_empty_option_is_not_a_missing_one(capsys, tmp_path, monkeypatch, option):
+    monkeypatch.chdir(tmp_path)
+    assert f"{option} is empty" in refuse(capsys, "--target", "host", option, "")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_refusal_is_json_too(capsys):
+    with pytest.raises(SystemExit) as leave:
+        cli.main(["--target", "host", "--checkpoint", "none.pth", "--threads", "2", "--classes", "none.txt", "--json"])
+    got = json.loads(capsys.readouterr().out)
+    assert leave.value.code == 2 and got["status"] == "refused" and "none.txt" in got["problem"] and got["do"]
+
+
+@pytest.mark.parametrize("output", ["afile/b", "x" * 300, "/proc/tsm-edge/b"])
+def test_where_nothing_can_be_written_is_refused_before_the_work(capsys, tmp_path, monkeypatch, output):
+    (tmp_path / "afile").write_text("")
+    monkeypatch.chdir(tmp_path)
+    text = refuse(capsys, "--target", "host", "--random-weights", "--output", output)
+    assert "cannot be written" in text and "read the network" not in text and os.listdir(tmp_path) == ["afile"]
+
+
+def test_a_full_disk_is_said_in_words(capsys, monkeypatch):
+    def full(args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "_export", full)
+    assert "the disk is full" in refuse(capsys, "--target", "host")
+
+
+@pytest.mark.parametrize("target, folder, commands", [
+    ("host", "dist/my own", ["tsm-verify 'dist/my own'", "tsm-demo 'dist/my own' --source 0"]),
+    ("jetson-nano", "dist/nano", ["scp -r dist/nano USER@BOARD:", "ssh USER@BOARD python3 nano/device/tsm_device.py --verify"])])
+def test_the_next_commands_can_be_pasted(target, folder, commands):
+    report = ExportReport("m", target, folder, False, "fp32", 1, library="libtsm_model.so")
+    assert cli._next_commands(report)[:2] == commands
+
+
+def test_the_next_command_for_the_board_is_quoted_for_both_shells():
+    command = cli._next_commands(ExportReport("m", "jetson-nano", "my own", False, "fp32", 1))[1]
+    assert shlex.split(shlex.split(command)[3]) == ["my own/device/tsm_device.py"]
 
 
 def test_help_shows_examples(capsys):
