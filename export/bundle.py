@@ -140,16 +140,22 @@ def why_other_steps(net, inputs, clip):
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    if not np.isfinite(clip.logits).all():
-        return "look for NaN or infinity in the weights, and for logarithms, roots and divisions"
     if len(clip.logits) != len(inputs):
         return "return logits for every frame: leave the mean over the frames of a clip to the caller"
+    if not np.isfinite(clip.logits).all():
+        return "look for NaN or infinity in the weights, and for logarithms, roots and divisions"
     norms = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None]
     if norms:
         return f"{norms[0]} takes the statistics of the whole clip, of which a step sees one frame: train with track_running_stats=True"
     if not np.array_equal(verify.clip_trace(net, inputs).logits, clip.logits):
         return "the network gives other answers each time, also in evaluation mode: F.dropout needs training=self.training"
     return "the network does something over time that is no shift: report its structure"
+
+
+def notes_of(step):
+    """What the report says of a step network besides numbers."""
+    alone = ["nothing is shifted in this network: it judges every frame by itself"]
+    return [*(step.tsm_info.get("notes") or []), *([] if step.cache_specs else alone)]
 
 
 def verify_torch(net, step, inputs, progress):
@@ -299,10 +305,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
                 count = golden_count(cache_size(manifest))
                 measured = (traces[0], verify.HALF_REPEAT) if traces else (rounding, verify.HALF_FACTOR * verify.HALF_REPEAT)
                 results["tolerances"] = verify.half_tolerances(reference.head(count), measured[0].head(count), measured[1])
-            notes = list(step.tsm_info.get("notes") or [])
-            if not step.cache_specs:
-                notes.append("nothing is shifted in this network: it judges every frame by itself")
-            report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax)
+            report = _write(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes_of(step), relax)
     report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
     manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
     return Bundle(Path(shown), manifest, report)

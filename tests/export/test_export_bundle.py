@@ -19,9 +19,11 @@ import tsm_edge  # noqa: E402
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export import bundle as bundling  # noqa: E402
 from tsm_edge.export import export_bundle  # noqa: E402
+from tsm_edge.export.report import Progress  # noqa: E402
 from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
+from tsm_edge.step import StepNetwork  # noqa: E402
 
 SIZE = (48, 40)
 OPTIONS = {"input_size": SIZE, "classes": ["left", "right", "nothing"], "trained": False, "name": "mine"}
@@ -124,9 +126,12 @@ def test_the_python_lines_in_the_readme_run_as_they_stand(made, monkeypatch):
     assert len(re.findall(r"stream.step", section)) == 2
 
 
-def test_a_second_export_replaces_the_bundle_with_the_same_bytes(made):
+def test_a_second_export_replaces_the_bundle_with_the_same_bytes(made, monkeypatch):
     before = {entry["path"]: entry["sha256"] for entry in made.manifest["files"]}
-    again = export(made.path)
+    monkeypatch.setenv("ZIG_GLOBAL_CACHE_DIR", os.environ.get("ZIG_GLOBAL_CACHE_DIR") or str(Path.home() / ".cache" / "zig"))
+    monkeypatch.setenv("HOME", str(made.path.parent))
+    again = export("~/mine")
+    assert again.path == made.path
     after = {entry["path"]: entry["sha256"] for entry in again.manifest["files"]}
     same = [path for path in before if path != "README.md"]  # the time a frame took is in its table of checks
     assert {path: before[path] for path in same} == {path: after[path] for path in same}
@@ -135,6 +140,23 @@ def test_a_second_export_replaces_the_bundle_with_the_same_bytes(made):
 def test_no_path_of_this_machine_is_inside_the_library(made):
     data = (made.path / "libtsm_model.so").read_bytes()
     assert str(Path.home()).encode() not in data and b"/tmp/" not in data and os.getcwd().encode() not in data
+
+
+def test_the_network_is_left_as_it_is_also_after_a_refusal(tmp_path):
+    net = make_net().train()
+    net.a.eval()
+    before = [module.training for module in net.modules()]
+    assert len(set(before)) == 2
+    with torch.no_grad():
+        net.fc.weight *= 1e-6
+    with pytest.raises(CheckFailedError):
+        export_bundle(net, "host", tmp_path / "b", **OPTIONS)
+    assert [module.training for module in net.modules()] == before
+
+
+def test_a_network_without_shifts_has_a_note():
+    assert bundling.notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
+    assert bundling.notes_of(StepNetwork(make_net(), SIZE)) == []
 
 
 def refused_without_trace(tmp_path, error, **options):
@@ -177,7 +199,8 @@ def test_an_onnx_file_that_computes_something_else_is_never_written(tmp_path, mo
                 step.net.fc.bias -= 0.01
 
     monkeypatch.setattr(onnx_graph, "export_onnx", wrong)
-    assert "ONNX vs torch" in refused_without_trace(tmp_path, CheckFailedError).problem
+    error = refused_without_trace(tmp_path, CheckFailedError)
+    assert "ONNX vs torch" in error.problem and "torch.onnx.export" in error.do
 
 
 def test_frames_that_do_not_move_the_logits_are_refused(tmp_path):
@@ -197,6 +220,64 @@ def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
     with pytest.raises(InputError) as error:
         export_bundle(make_net(), "jetson-nano", tmp_path / "b", **{**OPTIONS, "precision": "fp16"})
     assert "cannot compute in fp16" in error.value.problem and "raspberry-pi-5" in error.value.expected
+
+
+@pytest.mark.parametrize("options, problem", [
+    ({"threads": "2"}, "number of threads"), ({"threads": 1.5}, "number of threads"), ({"seed": -1}, "seed"), ({"seed": 2 ** 80}, "seed"),
+    ({"input_size": "48x40"}, "input size"), ({"input_size": 0}, "input size"), ({"classes": "abc"}, "class names"),
+    ({"std": [0, 0, 0]}, "input.std"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
+    ({"output": "afile/b"}, "cannot be written"), ({"target": None}, "unknown target")])
+def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch, options, problem):
+    (tmp_path / "afile").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=problem):
+        export_bundle(make_net(), **{"target": "host", "output": "b", **OPTIONS, **options})
+    assert os.listdir(tmp_path) == ["afile"]
+
+
+@pytest.mark.parametrize("kind", ["half", "double", "bfloat16"])
+def test_weights_that_are_not_float32_are_refused(tmp_path, kind):
+    with pytest.raises(InputError, match="cannot be exported as it is") as error:
+        export_bundle(getattr(make_net(), kind)(), "host", tmp_path / "b", **OPTIONS)
+    assert "stem.0.weight" in error.value.found and "net.float()" in error.value.do
+
+
+class Batch(Mine):
+    """The norm takes the statistics of the clip."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem[1] = nn.BatchNorm2d(19, track_running_stats=False)
+
+
+class Chance(Mine):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x))
+
+
+class Mean(Mine):
+    def forward(self, x):
+        return super().forward(x).mean(0, keepdim=True)
+
+
+class Nan(Mine):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+
+class Running(Mine):
+    def forward(self, x):
+        return super().forward(x).cumsum(0)
+
+
+@pytest.mark.parametrize("kind, do", [(Batch, "stem.1 takes the statistics"), (Chance, "other answers each time"),
+                                      (Mean, "leave the mean"), (Nan, "NaN"), (Running, "no shift")])
+def test_a_network_that_cannot_step_hears_why(kind, do):
+    torch.manual_seed(0)
+    net, inputs = kind().eval(), image_like_frames(4, SIZE, 0)
+    with pytest.raises(CheckFailedError, match="step network vs clip network") as error:
+        bundling.verify_torch(net, StepNetwork(net, SIZE), inputs, Progress())
+    assert do in error.value.do
 
 
 def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
