@@ -1,6 +1,7 @@
 """tsm-export as a person types it: checkpoints in the published layout and others, damaged ones, untrained networks."""
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -144,7 +145,8 @@ def test_a_missing_cross_compiler_is_refused_before_the_work(capsys, tmp_path):
     assert "--cc no-such-gcc" in text and "step network" not in text
 
 
-def test_a_terminated_export_leaves_nothing_behind(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path, sent):
     (tmp_path / "work").mkdir()
     export = subprocess.Popen(
         [sys.executable, "-m", "tsm_edge.export.cli", "--target", "host", "--random-weights", "--width", "0.1",
@@ -153,8 +155,9 @@ def test_a_terminated_export_leaves_nothing_behind(tmp_path):
     for line in export.stderr:
         if line.startswith("ONNX file"):
             break
-    export.terminate()
-    export.communicate(timeout=60)
+    for _ in range(3):
+        export.send_signal(sent)
+    assert "stopping ..." in export.communicate(timeout=60)[1]
     assert export.returncode == 130 and os.listdir(tmp_path / "work") == [] and not (tmp_path / "b").exists()
 
 

@@ -4,6 +4,7 @@ import json
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,22 @@ def test_android_without_an_ndk_gets_an_archive_that_needs_no_libc_headers(tmp_p
     members = dict(read_archive(library.path))
     assert set(members) == {"plan.o", *(f"kernel.{i:03d}.o" for i in range(library.functions))}
     assert "tsm_model_plan" in {s.name for s in read_elf(members["plan.o"]).symbols if s.defined}
+
+
+def test_an_interrupted_compilation_begins_no_other_kernel(tmp_path, monkeypatch):
+    begun = []
+
+    def compile_one(functions, target, output, hidden):
+        begun.append(output.name)
+        time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiling, "_compile", compile_one)
+    monkeypatch.setattr(compiling, "_functions", lambda calls: {f"kernel{i:02d}": None for i in range(50)})
+    monkeypatch.setattr(compiling, "cpu_count", lambda: 2)
+    with pytest.raises(KeyboardInterrupt):
+        compiling.compile_each([], get_target("host"), tmp_path)
+    assert len(begun) < 10
 
 
 def test_operation_that_tvm_does_not_know_is_refused_by_layer_and_name(tmp_path):
