@@ -5,6 +5,7 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
+from .parts import written_whole
 
 
 def overlay(frame, evidence, scale, seen=None):
@@ -66,6 +67,7 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
     from ..runtimes.preprocess import preprocess
     from ..runtimes.torch_backend import describe
     from ..shift import set_segments
+    from .gestures_cli import write_video
 
     shown = check_request(path, net, name, clips.classes)
     rule = describe(net, [])["input"]
@@ -85,25 +87,19 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
             text = f"{clips.classes[which]}"
             cv2.putText(frames[0], text[:26], (4, side - 6), cv2.FONT_HERSHEY_SIMPLEX, 0.32, (255, 255, 255), 1, cv2.LINE_AA)
             rows.append(frames)
-    if str(path).lower().endswith(".png"):
-        picture = np.concatenate([np.concatenate(frames, 1) for frames in rows], 0)
-        good = cv2.imwrite(str(path), picture[..., ::-1])
-    else:
-        good = _film(str(path), rows, clips.fps)
-    if not good:
-        raise InputError(f"{path} cannot be written", found="OpenCV refused", expected="a writable path", do="check folder and name")
+    if str(path).lower().endswith(".mp4"):
+        return write_video(path, _film(rows), max(1.0, clips.fps))
+    picture = np.concatenate([np.concatenate(frames, 1) for frames in rows], 0)
+    try:
+        with written_whole(path) as part:
+            part.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
+    except OSError as error:
+        raise InputError(f"{path} cannot be written", found=error, expected="a writable path", do="check folder and name") from error
 
 
-def _film(path, rows, fps):
+def _film(rows):
+    """Frames of the rows side by side, list of uint8 [h, w, 3]."""
     columns = int(np.ceil(np.sqrt(len(rows))))
-    blank = np.zeros_like(rows[0][0])
-    size = (columns * blank.shape[1], -(-len(rows) // columns) * blank.shape[0])
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), max(1.0, fps), size)
-    if not writer.isOpened():
-        return False
-    for t in range(min(len(r) for r in rows)):
-        cells = [r[t] for r in rows] + [blank] * (-len(rows) % columns)
-        lines = [np.concatenate(cells[i:i + columns], 1) for i in range(0, len(cells), columns)]
-        writer.write(np.concatenate(lines, 0)[..., ::-1])
-    writer.release()
-    return True
+    empty = [np.zeros_like(rows[0][0])] * (-len(rows) % columns)
+    moments = [[*cells, *empty] for cells in zip(*rows)]
+    return [np.concatenate([np.concatenate(cells[i:i + columns], 1) for i in range(0, len(cells), columns)], 0) for cells in moments]

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import InputError
 from . import scores, streams
+from .parts import written_whole
 
 EXAMPLES = """examples:
   tsm-eval runs/gestures/final.pth --data gestures                held-out rendered clips
@@ -415,7 +416,8 @@ def write_confusion(path, table, classes):
         axes.text(j, i, table[i, j], ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
     figure.tight_layout()
     try:
-        figure.savefig(path)
+        with written_whole(path) as part:
+            figure.savefig(part)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a writable path, ending in .png",
                          do="check folder and name") from error

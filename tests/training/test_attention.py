@@ -1,4 +1,6 @@
 """Attention maps are the logits, spread over the picture."""
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -74,6 +76,21 @@ def test_strips_and_films_are_written(tmp_path):
     while film.grab():
         count += 1
     assert good and frame.shape == (2 * 144, 2 * 144, 3) and count == 5
+
+
+def test_on_a_full_disk_nothing_is_written_and_it_is_said(tmp_path):
+    resource = pytest.importorskip("resource", reason="no limit on files here")
+    clips, net = clips_and_net()
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1][1]))  # no file may be longer
+        for name in ("a.png", "a.mp4"):
+            with pytest.raises(InputError):
+                write_attention(tmp_path / name, net, clips)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[1])
+        signal.signal(signal.SIGXFSZ, before[0])
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_requests_are_refused(tmp_path):
