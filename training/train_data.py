@@ -108,20 +108,17 @@ def _rendering(split):
 
 def _clips(args):
     from .datasets import ClipDataset
-    from .layouts import find_items
+    from .layouts import find_items, labelled
     from .sampling import Sampler
 
     items, classes = find_items(args.data, args.root, args.classes)
     sampler = Sampler(args.sampling, args.frames, args.sampling_stride, args.fps or 12.0)
+    labelled(items, args.data)
     if args.val_data:
         val_items, _ = find_items(args.val_data, args.root, classes)
+        labelled(val_items, args.val_data)
     else:
         items, val_items = hold_out(items)
-    for name, some in ((args.data, items), (args.val_data, val_items)):
-        unknown = [item.path for item in some if item.label < 0]
-        if unknown:
-            raise InputError(f"{name} does not say what its clips show", found=f"{len(unknown)} clips without a label, first {unknown[0]}",
-                             expected="a label for each", do="add the labels, or leave these clips out")
     data = ClipDataset(items, sampler, train=True, seed=args.seed)
     val = ClipDataset(val_items, sampler, train=False, unreadable="none") if val_items else None
     if val and all(val[i] is None for i in range(len(val))):  # ends at the first that can be read
