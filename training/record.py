@@ -117,7 +117,7 @@ def class_folder(root, label):
         if listed.exists():
             from .layouts import read_classes
 
-            choose(label, read_classes(listed), f"class of {listed}")
+            choose(label, read_classes(listed, [label]), f"class of {listed}")
         twin = [p.name for p in root.iterdir() if p.is_dir() and slug(p.name) == slug(label) and p.name != label]
         if twin:
             raise InputError("the label is nearly that of another class", found=f"'{label}' beside '{twin[0]}'",
