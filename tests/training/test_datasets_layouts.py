@@ -14,6 +14,7 @@ from tsm_edge.training.datasets import ClipDataset, UnreadableClip, drop_none, r
 from tsm_edge.training.gestures_cli import write_video
 from tsm_edge.training.gestures_labels import slug
 from tsm_edge.training.layouts import Item, class_finder, find_items, read_classes, read_folder, read_list
+from tsm_edge.training.record import class_folder
 from tsm_edge.training.sampling import Sampler
 
 
@@ -295,6 +296,7 @@ def test_numbered_lines_are_names_where_clips_are_called_so(tmp_path):
     for name in ("1 finger", "2 fingers"):
         frame_folder(tmp_path / name / "clip", 1)
     assert read_folder(tmp_path)[1] == find_items(tmp_path, classes=listed)[1] == ["2 fingers", "1 finger"]
+    assert class_folder(tmp_path, "1 finger").is_dir()
     rows = write_list(tmp_path / "list.csv", "a.mp4,1 finger", "b.mp4,2 fingers")
     assert [i.label for i in find_items(rows, classes=listed)[0]] == [1, 0]
 
