@@ -23,7 +23,7 @@ EXAMPLES = """examples:
   tsm-gestures dataset --per-class 20 --output clips/            a folder per class of videos, for tsm-train --data
 """
 CODES = {".mp4": "mp4v", ".avi": "MJPG"}
-RANGES = {"rows": 1000, "columns": 1000, "count": 100_000, "per_class": 1_000_000, "frames": 100_000}
+RANGES = {"rows": (1, 1000), "columns": (1, 1000), "count": (1, 100_000), "per_class": (1, 1_000_000), "frames": (1, 100_000)}
 
 
 def label_of(name):
@@ -67,13 +67,13 @@ def write_video(path, frames, fps):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(path) as part:
-            encode(part, frames, fps)
+            encode(part, frames, fps, path)
     except OSError as error:
         raise _not_written(path, error) from error
 
 
-def encode(path, frames, fps):
-    """The same, straight to a place of one's own; what OpenCV did not write, which it does not say, is found by counting.
+def encode(path, frames, fps, name):
+    """The same, straight to `path`, a place of one's own (`name` in errors); what OpenCV silently left out is found by counting.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def encode(path, frames, fps):
     writer.release()
     count = frames_in(path)
     if count != len(frames):
-        raise InputError("the clip could not be written", found=f"{count} of {len(frames)} frames in {path}",
+        raise InputError(f"cannot write {name}", found=f"{count} of {len(frames)} frames in the file",
                          expected=f"an OpenCV that writes {path.suffix}, and room on the disk", do="check both, or try another ending")
 
 
@@ -159,11 +159,12 @@ def main(argv=None):
 def _main(argv):
     args = _parser().parse_args(argv)
     labels = [label_of(n) for n in args.label] if args.label else list(CORE_CLASSES if args.core else CLASSES)
-    seed = SPLITS[choose(args.split, SPLITS, "split")][0] + args.seed
+    first, end = SPLITS[choose(args.split, SPLITS, "split")]
+    seed = first + args.seed
     print("options: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), file=sys.stderr)
-    for name, most in RANGES.items():
-        if not 1 <= getattr(args, name, 1) <= most:
-            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=getattr(args, name), expected=f"1 to {most}",
+    for name, (least, most) in {**RANGES, "seed": (0, end - first - 1)}.items():
+        if not least <= getattr(args, name, least) <= most:
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=getattr(args, name), expected=f"{least} to {most}",
                              do="pick another")
     try:
         written, what = _write(args, labels, seed)

@@ -157,7 +157,7 @@ def write_clip(folder, frames, fps):
     try:
         film = part / "clip.mp4"
         height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # the codec wants even sides
-        encode(film, [frame[:height, :width] for frame in frames], fps)
+        encode(film, [frame[:height, :width] for frame in frames], fps, f"the clip in {folder}")
         number = next_number(folder)
         while True:
             path = folder / f"{number:04d}.mp4"
