@@ -145,8 +145,7 @@ def test_a_missing_cross_compiler_is_refused_before_the_work(capsys, tmp_path):
     assert "--cc no-such-gcc" in text and "step network" not in text
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path, sent):
+def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path):
     (tmp_path / "work").mkdir()
     export = subprocess.Popen(
         [sys.executable, "-m", "tsm_edge.export.cli", "--target", "host", "--random-weights", "--width", "0.1",
@@ -156,9 +155,26 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path, sent):
         if line.startswith("ONNX file"):
             break
     for _ in range(3):
-        export.send_signal(sent)
+        export.send_signal(signal.SIGHUP)
     assert "stopping ..." in export.communicate(timeout=60)[1]
     assert export.returncode == 130 and os.listdir(tmp_path / "work") == [] and not (tmp_path / "b").exists()
+
+
+def test_an_export_can_be_stopped_by_any_of_three_signals_but_not_by_one_that_nohup_ignores(monkeypatch):
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    monkeypatch.setattr(cli, "run", lambda main, argv: None)
+    try:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+        cli.main([])
+        assert [signal.getsignal(number) for number in numbers] == [cli._stop] * 3
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        cli.main([])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow
