@@ -40,7 +40,6 @@ def open_arm_bundle(path):
     return bundle
 
 
-
 @dataclass
 class Block:
     """One translated block in one segment: how often it ran in all marked steps, where it lies, its instruction words."""
