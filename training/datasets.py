@@ -27,7 +27,7 @@ class FrameFolder:
     def __init__(self, path):
         self.path, self.fps = Path(path), 0.0
         try:
-            names = [e.name for e in os.scandir(path) if e.name.lower().endswith(IMAGE_ENDINGS)]
+            names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")]
         except OSError as error:
             raise UnreadableClip(str(error)) from error
         self.names = sorted(names, key=natural)

@@ -107,6 +107,12 @@ def test_frame_folders_are_read_in_the_order_of_their_numbers(tmp_path):
     assert numbers(read_clip(tmp_path / "x")) == list(range(12))
 
 
+def test_hidden_files_among_frames_are_no_frames(tmp_path):
+    frame_folder(tmp_path / "x", 3)
+    (tmp_path / "x" / "._00001.jpg").write_bytes(b"what a Mac leaves on other disks")
+    assert numbers(read_clip(tmp_path / "x")) == [0, 1, 2]
+
+
 def test_something_something_layout(tmp_path):
     write_video(tmp_path / "videos" / "78687.avi", numbered(6), 12)
     (tmp_path / "labels.json").write_text(json.dumps({"Pushing something": "1", "Holding something next to something": "0"}))
