@@ -224,7 +224,7 @@ def clip_trace(net, inputs, specs=()):
 
     shifts = [module for _, module in find_shifts(net)]
     segments = [shift.n_segment for shift in shifts]
-    training = net.training
+    modes = [(module, module.training) for module in net.modules()]
     try:
         for shift in shifts:
             shift.n_segment = len(inputs)
@@ -236,7 +236,8 @@ def clip_trace(net, inputs, specs=()):
             handle.remove()
         for shift, n_segment in zip(shifts, segments):
             shift.n_segment = n_segment
-        net.train(training)
+        for module, training in modes:
+            module.training = training
     return Trace(logits, {spec.name: values for spec, values in zip(specs, seen)})
 
 

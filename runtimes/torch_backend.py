@@ -9,7 +9,12 @@ from tsm_edge.manifest import SCHEMA, validate
 from .interface import EngineStream, Model
 from .preprocess import shorter_side
 
-BACKGROUND = ("No gesture", "Doing other things")
+BACKGROUND = ("no gesture", "doing other things")  # however they are written
+
+
+def _words(name):
+    """"No-Gesture" -> "no gesture"."""
+    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
 def import_engine():
@@ -47,7 +52,7 @@ def describe(net, specs):
                   "mean": [float(v) for v in info["mean"]], "std": [float(v) for v in info["std"]]},
         "stream": {"fps": float(info.get("fps") or 0), "max_gap_seconds": 1.0},
         "events": info.get("events") or {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [],
-                                         "background": [i for i, c in enumerate(classes) if c in BACKGROUND]},
+                                         "background": [i for i, c in enumerate(classes) if _words(c) in BACKGROUND]},
         "network": {"arch": str(info["name"]), "width": float(info.get("width", 1.0)),
                     "fold_div": int(info.get("fold_div", 8)), "past": list(info["past"]) if info.get("past") else None,
                     "n_segment": int(info.get("n_segment", 8))},

@@ -94,7 +94,7 @@ def _whole(value, low, high=2 ** 53):
 
 
 def _number(value, low=-math.inf):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value >= low
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value and abs(value) <= 1e300  # and no NaN
 
 
 def _input(check, value):

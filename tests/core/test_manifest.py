@@ -56,7 +56,7 @@ def test_a_good_manifest_passes_and_survives_json():
     ("input.width", 0, "input.width"), ("input.width", 224.0, "input.width"), ("input.colour", "BGR", "input.colour"),
     ("input.resize", "fit", "input.resize"), ("input.shorter_side", 200, "input.shorter_side"), ("input.std.0", 0, "input.std"),
     ("input.mean", [0, 0], "input.mean"), ("input.mean.0", float("nan"), "input.mean"), ("input.filter", KeyError, "input"),
-    ("stream.fps", -1, "stream.fps"), ("stream.max_gap_seconds", None, "stream.max_gap_seconds"),
+    ("stream.fps", -1, "stream.fps"), ("stream.fps", 10 ** 400, "stream.fps"), ("stream.max_gap_seconds", None, "stream.max_gap_seconds"),
     ("events.window", 0, "events.window"), ("events.on", 1.5, "events.on"), ("events.ignore", [3], "events.ignore"),
     ("events.merge", {"3": 0}, "events.merge"), ("events.merge", {"x": 0}, "events.merge"), ("network.past", [1, 1], "network.past"),
     ("network.fold_div", "8", "network.fold_div"), ("network", None, "network"), ("target", [], "target"),

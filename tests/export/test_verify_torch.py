@@ -65,9 +65,10 @@ def test_the_clip_trace_leaves_the_network_as_it_was(small):
     net, step, inputs, _ = small
     assert net.a.temporal_shift.n_segment == 8 and not net.a.temporal_shift._forward_pre_hooks
     net.train()
+    net.a.eval()
     try:
         verify.clip_trace(net, inputs[:4], step.cache_specs)
-        assert net.training
+        assert net.training and net.b.training and not net.a.training
     finally:
         net.eval()
 
