@@ -297,9 +297,10 @@ class Tuner:
             if over():
                 note(f"time is over: {len(tasks) - number} kernels were not tried")
                 break
-            limit = None if left is None else left // (len(tasks) - number)
-            if limit == 0:
-                continue
+            if left == 0:
+                note(f"the budget is spent: {len(tasks) - number} kernels were not tried")
+                break
+            limit = None if left is None else -(-left // (len(tasks) - number))  # rounded up: most work comes first
             entry = self._tune(task, target, limit, over, note)
             if entry is None:
                 continue

@@ -130,6 +130,15 @@ def test_a_budget_is_shared_between_kernels_and_groups_of_parameters(monkeypatch
     assert parts == {"t", "p", "s"} and entry.tried == 3
 
 
+def test_a_small_budget_goes_to_the_kernels_with_most_work(monkeypatch, tmp_path, network):
+    said, clock = [], Clock(lambda symbol: 1)
+    monkeypatch.setattr(measure, "measure", clock)
+    record = tuning.Tuner(tmp_path / "r.jsonl", candidates=1).run(network[1], HOST, note=said.append)
+    most = max(kernels_of(network[1]).values(), key=lambda kernel: kernel.macs)
+    assert list(record.entries) == [most.symbol] and record.entries[most.symbol].tried == 1
+    assert said[-1] == "the budget is spent: 1 kernels were not tried"
+
+
 def test_candidates_fit_the_registers_of_every_target():
     for name in ("jetson-nano", "raspberry-pi-32bit", "host"):
         target = get_target(name)
