@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,7 @@ def parser():
 def main(argv=None):
     from tsm_edge.cli import run
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files go, whoever ends it
     run(_main, argv)
 
 
@@ -55,21 +57,32 @@ def _main(argv):
     for name in ("threads", "rounds", "steps"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} cannot be used", found=getattr(args, name), expected="at least 1", do=f"for example --{name} 2")
-    names = list(PEERS) if args.against == "all" else check_names([n.strip() for n in args.against.split(",") if n.strip()])
+    if args.warmup < 0:
+        raise InputError("--warmup cannot be used", found=args.warmup, expected="0 or more", do="for example --warmup 5")
+    if args.fps != 0 and not 0.1 <= args.fps <= 1000:
+        raise InputError("--fps cannot be used", found=args.fps, expected="0.1 to 1000, or 0 for back to back", do="for example --fps 30")
+    names = _listed(args.against)
+    names = list(PEERS) if "all" in names else check_names(names)
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
-    with tempfile.TemporaryDirectory() as folder, _prints_to_stderr():
-        result = bench(_bundle(args.model, Path(folder)), names, [b for b in args.backends.split(",") if b], args, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, prints_to_stderr():
+        result = bench(_bundle(args.model, Path(folder)), names, _listed(args.backends), args, Path(folder))
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         _print(result)
-    verdict = f"PASSED every engine gives the same logits; {OURS} p50 {result['ours']['p50_ms']:.3f} ms"
+    agree = "every engine gives the same logits; " if result["peers"] or result["backends"] else ""
+    verdict = f"PASSED {agree}{OURS} p50 {result['ours']['p50_ms']:.3f} ms"
     print(verdict, file=sys.stderr if args.json else sys.stdout)
     return 0
 
 
+def _listed(text):
+    """"a, b,a" -> ["a", "b"]."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
 @contextmanager
-def _prints_to_stderr():
+def prints_to_stderr():
     """Within: what engines print to the process's stdout goes to stderr, so that --json stays JSON."""
     sys.stdout.flush()
     kept = os.dup(1)
@@ -84,7 +97,10 @@ def _prints_to_stderr():
 def _bundle(path, folder):
     from tsm_edge.runtimes.bundle import open_bundle
 
-    if Path(path).is_file() and Path(path).suffix not in (".zip",):
+    if Path(path).suffix == ".onnx":
+        raise InputError(f"{path} cannot be timed alone", found="an ONNX file", expected="a bundle or a checkpoint",
+                         do="give the bundle's folder, and --against onnxruntime")
+    if Path(path).is_file() and Path(path).suffix != ".zip" and Path(path).name != "manifest.json":
         from tsm_edge.export import export_bundle
         from tsm_edge.export.networks import from_checkpoint
 

@@ -132,7 +132,9 @@ class Ncnn(Peer):
     def step(self, frame):
         extractor = self.net.create_extractor()
         for i, value in enumerate([frame[0], *self.caches]):
-            extractor.input(f"in{i}", self.ncnn.Mat(np.ascontiguousarray(value)))
+            # cloned where planes are no multiple of 16 bytes: numpy's lie close, ncnn reads them apart
+            mat = self.ncnn.Mat(np.ascontiguousarray(value))
+            extractor.input(f"in{i}", mat if value.shape[-1] * value.shape[-2] % 4 == 0 else mat.clone())
         logits = np.array(extractor.extract("out0")[1]).reshape(-1)
         self.caches = [np.array(extractor.extract(f"out{i + 1}")[1]) for i in range(len(self.caches))]
         return logits

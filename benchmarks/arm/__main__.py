@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -31,6 +32,11 @@ def _main(argv):
     args = parser().parse_args(argv)
     if args.steps < 1:
         raise InputError("--steps cannot be used", found=args.steps, expected="at least 1", do="for example --steps 2")
+    if not 0 < args.bytes_per_cycle < float("inf"):
+        raise InputError("--bytes-per-cycle cannot be used", found=args.bytes_per_cycle, expected="a number above 0",
+                         do="for example --bytes-per-cycle 4")
+    if args.plot:
+        _check_plot(Path(args.plot))
     bundle = open_arm_bundle(args.bundle)
     target = bundle.manifest["target"]
     cpu, emulated = args.cpu or target["cpu"], args.cpu or target.get("emulator_cpu") or target["cpu"]
@@ -38,13 +44,14 @@ def _main(argv):
     caches = {"l1": f"{target['l1_bytes']}:2" if target["l1_bytes"] == 32768 else f"{target['l1_bytes']}:4",
               "l2": f"{target['l2_bytes']}:16"}
     counts = count(bundle.file("libtsm_model.so"), cpu=emulated, steps=args.steps, **caches)
+    print("estimating cycles ...", file=sys.stderr)
     result = summary(counts, bundle.manifest, cpu, caches)
-    if args.plot:
-        plot(result, args.plot, args.bytes_per_cycle)
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         _print(result)
+    if args.plot:
+        plot(result, args.plot, args.bytes_per_cycle)
     print(f"PASSED {result['instructions_per_step'] / 1e6:.2f} M instructions a step", file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -69,6 +76,16 @@ def summary(counts, manifest, cpu, caches):
             "by_class": kinds, "l1_accesses": l1, "l1_misses": l1_misses, "l2_misses": l2_misses,
             "cycles_estimate": None if None in known else sum(known), "kernels": kernels,
             "peers_about": about, "peers": peers}
+
+
+def _check_plot(path):
+    """Refuse a picture that could not be written, before anything is counted."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise InputError("--plot cannot be used", found=str(path), expected="a file ending in .png or .svg",
+                         do="for example --plot roofline.png")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise InputError("--plot cannot be used", found=f"{path} cannot be written", expected="a file in a folder that can be written",
+                         do="name another file")
 
 
 def recorded_peers(cpu, precision, macs):

@@ -141,6 +141,9 @@ def count(library: Path, *, cpu="cortex-a57", steps=2, l1="32768:2", l2="2097152
                    Path(library).resolve(), str(steps)]
         run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         if run.returncode or not out.exists():
+            if "unable to find CPU model" in run.stderr:
+                raise InputError(f"QEMU has no CPU '{cpu}'", found=run.stderr.strip(), expected="one of `qemu-aarch64 -cpu help`",
+                                 do="for example --cpu cortex-a57")
             raise CheckFailedError("the step did not run under QEMU", found=run.stderr.strip() or f"exit code {run.returncode}",
                                    expected="exit code 0", do=f"check that {library} is an AArch64 Linux library (tsm-verify)")
         return _parse(out.read_text(), run.stdout, steps)

@@ -36,7 +36,8 @@ int main(int argc, char **argv) {
 
   tsm_model *model = NULL;
   tsm_model_info info = {sizeof info};
-  if (create(NULL, &model) != TSM_OK || get_info(model, &info) != TSM_OK) return fprintf(stderr, "driver: no model\n"), 1;
+  if (create(NULL, &model) != TSM_OK || get_info(model, &info) != TSM_OK) 
+    return fprintf(stderr, "the library does not run on this CPU: it may need float16 or dot products\n"), 1;
   void *frame = block(info.frame_bytes), *logits = block(info.logits_bytes), *workspace = block(info.workspace_bytes);
   void *caches[2] = {block(info.cache_bytes), block(info.cache_bytes)};
   int pixels = info.width * info.height;

@@ -99,3 +99,15 @@ def test_other_engines_stand_beside_the_network_that_they_were_counted_on():
     assert "wheel" in about and {peer["name"]: peer["instructions"] for peer in mobile}["ncnn"] == 101.3e6
     assert [peer["instructions"] > 9e8 for peer in recorded_peers("cortex-a57", "fp32", 4087.2e6)[1]] == [True, True]
     assert recorded_peers("cortex-a57", "fp32", 10.3e6)[1] == recorded_peers("cortex-a53", "fp32", 299.5e6)[1] == []
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["--plot", "x.foo"], "--plot.*x.foo.*.png or .svg"), (["--plot", "/nonexistent/x.png"], "--plot.*cannot be written"),
+    (["--plot", "."], "--plot"), (["--bytes-per-cycle", "0"], "--bytes-per-cycle"), (["--bytes-per-cycle", "nan"], "--bytes-per-cycle"),
+    (["--steps", "0"], "--steps")])
+def test_what_cannot_be_used_is_refused_before_anything_is_counted(arguments, words):
+    from tsm_edge.benchmarks.arm.__main__ import _main
+    from tsm_edge.errors import InputError
+
+    with pytest.raises(InputError, match="(?s)" + words):
+        _main(["no-such-bundle", *arguments])

@@ -9,10 +9,11 @@ from tsm_edge.benchmarks import cli, engines, peers
 from tsm_edge.errors import CheckFailedError, InputError
 
 MODULES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn", "mnn": "MNN", "litert": "ai_edge_litert"}
+SIZES = ((64, 64), (71, 53))  # width, height; in the second, planes are no multiple of 16 bytes
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+@pytest.fixture(scope="module", params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
+def model(request, tmp_path_factory):
     torch = pytest.importorskip("torch")
     import tsm_edge
     from tsm_edge.export.onnx_graph import export_onnx
@@ -20,12 +21,12 @@ def model(tmp_path_factory):
     from tsm_edge.step import StepNetwork
 
     torch.set_num_threads(1)
-    net = tsm_edge.create_model("mobilenet_v2", 7, width=0.35, input_size=64).eval()
-    make_sensitive(net, 0, image_like_frames(8, (64, 64), 0))
-    step = StepNetwork(net, input_size=(64, 64))
+    net = tsm_edge.create_model("mobilenet_v2", 7, width=0.35, input_size=request.param).eval()
+    make_sensitive(net, 0, image_like_frames(8, request.param, 0))
+    step = StepNetwork(net, input_size=request.param)
     path = tmp_path_factory.mktemp("peers") / "model.onnx"
     export_onnx(step, path, {})
-    return peers.StepModel(path, (1, 3, 64, 64), tuple((s.name, tuple(s.shape)) for s in step.cache_specs))
+    return peers.StepModel(path, (1, 3, *request.param[::-1]), tuple((s.name, tuple(s.shape)) for s in step.cache_specs))
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def expected(model):
     session = ort.InferenceSession(str(model.onnx_path), providers=["CPUExecutionProvider"])
     caches = {name: np.zeros(shape, np.float32) for name, shape in model.caches}
     out = []
-    for frame in cli._frames(6, 64, 64):
+    for frame in cli._frames(6, *model.frame_shape[:1:-1]):
         values = dict(zip([o.name for o in session.get_outputs()], session.run(None, {"frame": frame, **caches})))
         caches = {name: values["next_" + name] for name in caches}
         out.append(values["logits"][0])
@@ -50,7 +51,7 @@ def test_peer_carries_its_caches_and_computes_the_step_graph(name, model, expect
     peer = peers.PEERS[name](model, tmp_path, 1)
     for _ in range(2):  # again after a reset
         peer.reset()
-        out = np.stack([np.asarray(peer.step(f)).reshape(-1) for f in cli._frames(6, 64, 64)])
+        out = np.stack([np.asarray(peer.step(f)).reshape(-1) for f in cli._frames(6, *model.frame_shape[:1:-1])])
         np.testing.assert_allclose(out, expected, atol=1e-3 * max(1, np.abs(expected).max()))
 
 
@@ -72,7 +73,7 @@ def test_an_engine_that_forgets_its_caches_is_refused(model, tmp_path):
 
     both = {engines.OURS: peers.OnnxRuntime(model, tmp_path, 1), "forgetful": Forgetful(model, tmp_path, 1)}
     with pytest.raises(CheckFailedError) as error:
-        cli._agreement(both, cli._frames(6, 64, 64), 1e-3)
+        cli._agreement(both, cli._frames(6, *model.frame_shape[:1:-1]), 1e-3)
     assert "forgetful" in error.value.problem and error.value.exit_code == 1
 
 
@@ -102,3 +103,16 @@ def bench_bundle(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench") / "bundle"
     export_bundle(net, target="host", output=folder)
     return open_bundle(folder)
+
+
+@pytest.mark.parametrize("option, value", [("--warmup", "-1"), ("--fps", "-5"), ("--fps", "nan"), ("--fps", "inf"), ("--fps", "1e-9"),
+                                           ("--rounds", "0"), ("--steps", "0"), ("--threads", "0")])
+def test_numbers_that_no_run_can_use_are_refused(option, value):
+    with pytest.raises(InputError, match=f"(?s){option} cannot be used.*found.*expected.*do"):
+        cli._main(["no-such-bundle", f"{option}={value}"])
+
+
+def test_lists_of_engines_may_have_spaces_and_repeats():
+    assert cli._listed(" ncnn, mnn,,ncnn ,") == ["ncnn", "mnn"] and cli._listed("") == []
+    with pytest.raises(InputError, match="(?s)model.onnx cannot be timed.*bundle"):
+        cli._main(["dist/model.onnx", "--against", "all,"])
