@@ -24,6 +24,7 @@ from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 from ..cli import prints_to_stderr
 from .count import open_arm_bundle
 
+_NO_MORE = 1.25  # times another engine's drift: a few frames of another network may round either way
 PACKAGES = ("python3", "libstdc++6", "libgomp1")  # of Debian; their dependencies come with them
 WHEELS = ("MNN==3.6.1", "numpy<2.3")
 PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
@@ -213,10 +214,10 @@ def _require(result, tolerance):
     if result["precision"] == "fp32":
         worse += ["logits"] * (not ours["logits_max"] <= tolerance)
     else:
-        worse += [name for other in others for name in ("logits_rms", "caches_rms") if not ours[name] <= other[name]]
+        worse += [name for other in others for name in ("logits_rms", "caches_rms") if not ours[name] <= _NO_MORE * other[name]]
     if worse or not np.isfinite(ours["logits_rms"]):
         raise CheckFailedError("the library drifts more than it should", found=", ".join(worse) or "values that are not finite",
-                               expected=f"at most {tolerance:.3g}" if result["precision"] == "fp32" else "no more than the others (RMS)",
+                               expected=f"at most {tolerance:.3g}" if result["precision"] == "fp32" else f"at most {_NO_MORE} times the others' (RMS)",
                                do="look at the figures above")
 
 
