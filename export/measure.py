@@ -78,9 +78,14 @@ def _keys(host, port):
         summary = rpc.connect_tracker(host, port).summary()
     except (OSError, RuntimeError) as error:
         raise MissingComponentError(f"the RPC tracker {host}:{port} does not answer",
-                                    found=str(error).strip().splitlines()[-1], expected="a running TVM RPC tracker",
+                                    found=_last_line(error), expected="a running TVM RPC tracker",
                                     do=f"python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {port}") from error
     return sorted({item["key"].split(":", 1)[-1] for item in summary["server_info"]})
+
+
+def _last_line(error):
+    """Of TVM's errors, which begin with a traceback."""
+    return (str(error).strip() or repr(error)).splitlines()[-1].strip()
 
 
 @contextlib.contextmanager
@@ -109,15 +114,28 @@ def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=RO
     Returns
     -------
     list of Timing, one for each kernel.
+
+    Raises
+    ------
+    InputError
+        The board cannot load them, or is gone.
     """
     with tempfile.TemporaryDirectory(prefix="tsm-tune-") as folder:
         library = _library(kernels, target, Path(folder), cc)
-        with session(target, tracker, key) as opened:  # only now, so that others have the board while we compile
-            opened.upload(str(library))
-            try:
-                return _time(kernels, outputs, opened.load_module(library.name), opened.cpu(0), rounds)
-            finally:
-                opened.remove(library.name)
+        try:
+            with session(target, tracker, key) as opened:  # only now, so that others have the board while we compile
+                opened.upload(str(library))
+                try:
+                    return _time(kernels, outputs, opened.load_module(library.name), opened.cpu(0), rounds)
+                finally:
+                    with contextlib.suppress(RuntimeError):  # the board is gone: what it was asked before has said so
+                        opened.remove(library.name)
+        except (OSError, RuntimeError) as error:
+            if tracker is None:
+                raise
+            raise InputError(f"the board with the key '{key}' cannot run kernels for {target.name}", found=_last_line(error),
+                             expected=f"a board with {target.os} {target.arch}, whose RPC server runs until the end",
+                             do="look at the board and its server's output, then tune again") from error
 
 
 def _library(kernels, target, folder, cc):

@@ -301,7 +301,12 @@ class Tuner:
                 note(f"the budget is spent: {len(tasks) - number} kernels were not tried")
                 break
             limit = None if left is None else -(-left // (len(tasks) - number))  # rounded up: most work comes first
-            entry = self._tune(task, target, limit, over, note)
+            try:
+                entry = self._tune(task, target, limit, over, note)
+            except InputError:
+                if record.entries:
+                    note(f"the kernels measured so far are in {self.path}")
+                raise
             if entry is None:
                 continue
             left = None if left is None else max(0, left - entry.tried)

@@ -403,6 +403,28 @@ def test_a_network_is_tuned_on_a_board_through_the_rpc_tracker(tmp_path, network
     assert error.value.found == "board"
 
 
+def test_a_board_of_another_processor_is_named(network, tracker):
+    other = get_target("jetson-nano" if platform.machine() == "x86_64" else "raspberry-pi-32bit")
+    kernel = next(iter(kernels_of(network[1], other).values()))
+    with pytest.raises(InputError, match=f"the board with the key 'board' cannot run kernels for {other.name}") as error:
+        measure.measure([kernel], set(), other, tracker, "board")
+    assert "tsm_tune_" in error.value.found and "\n" not in error.value.found and other.arch in error.value.expected
+
+
+def test_a_board_that_fails_later_leaves_what_was_measured(monkeypatch, tmp_path, network):
+    said, clock, path = [], Clock(lambda symbol: 1), tmp_path / "r.jsonl"
+
+    def gone(made, *more):
+        if path.exists():
+            raise InputError("the board is gone", found="", expected="", do="")
+        return clock(made, *more)
+
+    monkeypatch.setattr(measure, "measure", gone)
+    with pytest.raises(InputError, match="gone"):
+        tuning.Tuner(path, candidates=2).run(network[1], HOST, note=said.append)
+    assert len(tuning.read_record(path).entries) == 1 and said[-1] == f"the kernels measured so far are in {path}"
+
+
 @pytest.mark.slow
 def test_tsm_export_tunes_verifies_and_exports_the_same_bytes_from_the_record(tmp_path):
     pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
