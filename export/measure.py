@@ -1,6 +1,7 @@
 """Compile kernels and time them where they will run: in this process, or on a board through TVM's RPC tracker."""
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import logging
@@ -8,6 +9,7 @@ import platform
 import re
 import socket
 import tempfile
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from .kernels.base import ScratchArg, WeightArg
 
 ROUNDS, REPEATS = 5, 5
 SESSION_SECONDS = 600  # after which a board's server gives up on us
+TRACKER_SECONDS, BOARD_SECONDS = 10, 60  # how long to wait for the tracker's answer and for a board that is free
 # the operands but the first are flushed from the caches before each run: as in a step, where a kernel's input has just
 # been written and its weights were last read a frame ago
 _COLD = "cache_flush_cpu_non_first_arg"
@@ -74,13 +77,30 @@ def _keys(host, port):
     from tvm import rpc
 
     try:
-        socket.create_connection((host, port), timeout=10).close()  # TVM's own client would try for minutes
-        summary = rpc.connect_tracker(host, port).summary()
+        socket.create_connection((host, port), timeout=TRACKER_SECONDS).close()  # TVM's own client would try for minutes
+        summary = _within(TRACKER_SECONDS, lambda: rpc.connect_tracker(host, port).summary())
     except (OSError, RuntimeError) as error:
         raise MissingComponentError(f"the RPC tracker {host}:{port} does not answer",
                                     found=_last_line(error), expected="a running TVM RPC tracker",
                                     do=f"python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {port}") from error
     return sorted({item["key"].split(":", 1)[-1] for item in summary["server_info"]})
+
+
+def _within(seconds, call):
+    """What `call` gives, or TimeoutError: TVM's client has no deadlines. A call that is late is left to itself."""
+    future = concurrent.futures.Future()
+
+    def work():
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except concurrent.futures.TimeoutError as error:
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
 
 
 def _last_line(error):
@@ -97,9 +117,22 @@ def session(target, tracker=None, key=None):
     if tracker is None:
         opened = rpc.LocalSession()
     else:
-        opened = rpc.connect_tracker(*tracker).request(key, session_timeout=SESSION_SECONDS)
+        opened = _board(tracker, key)
     opened.get_function("runtime.config_threadpool")(1, target.threads)
     yield opened
+
+
+def _board(tracker, key):
+    """A session on a board of that key, as soon as one is free."""
+    from tvm import rpc
+
+    try:
+        return _within(BOARD_SECONDS, lambda: rpc.connect_tracker(*tracker).request(key, session_timeout=SESSION_SECONDS))
+    except (OSError, RuntimeError) as error:
+        host, port = tracker
+        raise MissingComponentError(f"the RPC tracker {host}:{port} gives no board with the key '{key}'", found=_last_line(error),
+                                    expected=f"a board that is on, connected and free within {BOARD_SECONDS} s",
+                                    do=f"see who has it: python -m tvm.exec.query_rpc_tracker --host {host} --port {port}") from error
 
 
 def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=ROUNDS):
@@ -118,7 +151,7 @@ def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=RO
     Raises
     ------
     InputError
-        The board cannot load them, or is gone.
+        The board cannot load them, or is gone. MissingComponentError: there is none.
     """
     with tempfile.TemporaryDirectory(prefix="tsm-tune-") as folder:
         library = _library(kernels, target, Path(folder), cc)

@@ -289,6 +289,8 @@ class Tuner:
                         _versions(), name=str(self.path))
         tasks = _tasks(program, target, precision)
         begin, left = time.monotonic(), self.candidates
+        if self.tracker:
+            note(f"measuring on board '{self.key}': each time waiting up to {measure.BOARD_SECONDS} s until it is free")
 
         def over():
             return self.seconds is not None and time.monotonic() - begin > self.seconds

@@ -351,6 +351,14 @@ def test_a_tracker_that_is_not_there_is_named():
         measure.check_place(HOST, ("127.0.0.1", free_port()), "board")
 
 
+def test_a_port_that_accepts_but_never_speaks_is_named(monkeypatch):
+    monkeypatch.setattr(measure, "TRACKER_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        with pytest.raises(MissingComponentError, match="does not answer") as error:
+            measure.check_place(HOST, ("127.0.0.1", silent.getsockname()[1]), "board")
+    assert error.value.found == "no answer within 0.3 s"
+
+
 @pytest.fixture(scope="module")
 def tracker(tmp_path_factory):
     """A tracker with one server of key "board", both TVM's own, on loopback: (host, port)."""
@@ -395,12 +403,21 @@ def test_a_network_is_tuned_on_a_board_through_the_rpc_tracker(tmp_path, network
     path = tmp_path / "board.jsonl"
     tuner = tuning.Tuner(path, candidates=2, tracker=tracker, key="board", rounds=2)
     tuner.check(HOST)
-    record = tuner.run(network[1], HOST)
-    assert record.measured_on == "RPC key board" and set(record.entries) == set(kernels_of(network[1]))
+    said = []
+    record = tuner.run(network[1], HOST, note=said.append)
+    assert "board 'board'" in said[0] and record.measured_on == "RPC key board" and set(record.entries) == set(kernels_of(network[1]))
     assert tuning.prepare(path, HOST).text() == record.text()
     with pytest.raises(InputError, match="no board with the key 'other'") as error:
         measure.check_place(HOST, tracker, "other")
     assert error.value.found == "board"
+
+
+def test_a_board_that_does_not_come_is_named_and_not_waited_for(monkeypatch, network, tracker):
+    monkeypatch.setattr(measure, "BOARD_SECONDS", 0.3)
+    kernel = next(iter(kernels_of(network[1]).values()))
+    with pytest.raises(MissingComponentError, match="gives no board with the key 'nobody'") as error:
+        measure.measure([kernel], set(), HOST, tracker, "nobody")
+    assert error.value.found == "no answer within 0.3 s" and "query_rpc_tracker" in error.value.do
 
 
 def test_a_board_of_another_processor_is_named(network, tracker):
