@@ -64,11 +64,20 @@ class Record:
 
     def write(self, path):
         """Write the file, in one piece."""
-        path = Path(path)
+        os.replace(_write_part(path, self.text()), path)
+
+
+def _write_part(path, text):
+    """Write the file beside `path` that will replace it, and return its path."""
+    path = Path(path)
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(self.text(), encoding="utf-8")
-        os.replace(part, path)
+        part.write_text(text, encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"the tuning record {path} cannot be written", found=str(error), expected="a folder with room to write to",
+                         do="name another file with --tuning-record") from error
+    return part
 
 
 class Applied:
@@ -272,7 +281,7 @@ class Tuner:
     rounds: int = measure.ROUNDS
 
     def check(self, target):
-        """Refuse, before any work, a file that is something else and a place where nothing can be measured."""
+        """Refuse, before any work, a file that is something else or cannot be written, and a place to measure that is none."""
         if os.path.lexists(self.path):
             try:
                 read_record(self.path)
@@ -282,6 +291,7 @@ class Tuner:
                                      expected="no file, or an older tuning record",
                                      do="name another file with --tuning-record") from error
         measure.check_place(target, self.tracker, self.key)
+        _write_part(self.path, "").unlink()
 
     def run(self, program, target, precision="fp32", note=lambda text: None):
         """Measure, write the record and return it."""

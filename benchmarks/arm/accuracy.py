@@ -216,9 +216,9 @@ def _require(result, tolerance):
     else:
         worse += [name for other in others for name in ("logits_rms", "caches_rms") if not ours[name] <= _NO_MORE * other[name]]
     if worse or not np.isfinite(ours["logits_rms"]):
+        wanted = f"at most {tolerance:.3g}" if result["precision"] == "fp32" else f"at most {_NO_MORE} times the others' (RMS)"
         raise CheckFailedError("the library drifts more than it should", found=", ".join(worse) or "values that are not finite",
-                               expected=f"at most {tolerance:.3g}" if result["precision"] == "fp32" else f"at most {_NO_MORE} times the others' (RMS)",
-                               do="look at the figures above")
+                               expected=wanted, do="look at the figures above")
 
 
 def _print(result):

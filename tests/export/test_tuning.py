@@ -68,6 +68,7 @@ def test_a_network_is_tuned_on_this_machine_and_the_record_survives_writing_and_
     path, said = tmp_path / "deep" / "host.jsonl", []
     tuner = tuning.Tuner(path, candidates=2, rounds=2)
     tuner.check(HOST)
+    assert not list(path.parent.iterdir())
     record = tuner.run(network[1], HOST, note=said.append)
     assert set(record.entries) == set(kernels_of(network[1])) and len(said) == len(record.entries)
     assert [entry.tried for entry in record.entries.values()] == [1, 1]
@@ -295,6 +296,14 @@ def test_damaged_records_are_refused(tmp_path, network, case):
     if path.exists():  # and --tune does not write over it
         with pytest.raises(InputError, match="in the way"):
             tuning.Tuner(path).check(HOST)
+
+
+@pytest.mark.parametrize("name", ["file/r.jsonl", "n" * 252], ids=["below a file", "too long"])
+def test_a_record_that_cannot_be_written_is_refused_before_the_work(tmp_path, name):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written") as error:
+        tuning.prepare(tuning.Tuner(tmp_path / name), HOST)
+    assert "--tuning-record" in error.value.do and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 # --- the command line ---------------------------------------------------------------------------------------------------
