@@ -294,9 +294,9 @@ class Tuner:
         _write_part(self.path, "").unlink()
 
     def run(self, program, target, precision="fp32", note=lambda text: None):
-        """Measure, write the record and return it."""
+        """Measure, write the record and return it, with what an older one in its place knew of other kernels."""
         record = Record(features(target), target.threads, f"RPC key {self.key}" if self.tracker else "this machine",
-                        _versions(), name=str(self.path))
+                        _versions(), self._older(target, note), name=str(self.path))
         tasks = _tasks(program, target, precision)
         begin, left = time.monotonic(), self.candidates
         if self.tracker:
@@ -328,6 +328,19 @@ class Tuner:
             note(f"{entry.kernel}: {entry.seconds * 1e6:.0f} us, {gain:.2f}x, {entry.tried} tried, {entry.choices.as_dict()}")
         record.write(self.path)
         return record
+
+    def _older(self, target, note):
+        """The entries of the record that lies where this one will be written, if it was measured for the same."""
+        if not os.path.lexists(self.path):
+            return {}
+        try:
+            record = read_record(self.path)
+            check(record, target)
+        except InputError as error:
+            note(f"it will be replaced: {error.problem}")
+            return {}
+        note(f"{self.path} keeps its {len(record.entries)} kernels until they are measured again")
+        return record.entries
 
     def _tune(self, task, target, limit, over, note):
         """One group of parameters at a time, then the best of each together."""

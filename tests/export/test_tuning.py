@@ -131,6 +131,21 @@ def test_a_budget_is_shared_between_kernels_and_groups_of_parameters(monkeypatch
     assert parts == {"t", "p", "s"} and entry.tried == 3
 
 
+def test_tuning_again_keeps_what_an_older_record_of_the_same_target_knew(monkeypatch, tmp_path, network):
+    path, said = tmp_path / "r.jsonl", []
+    old = record_for(network[1], **OTHER)
+    old.entries["conv_other"] = tuning.Entry("conv_other", "conv", Choices(tile=(2, 1)), 1e-6, 2e-6, 7)
+    old.write(path)
+    monkeypatch.setattr(measure, "measure", Clock(lambda symbol: 1))
+    new = tuning.Tuner(path, candidates=1).run(network[1], HOST, note=said.append)
+    assert said[0] == f"{path} keeps its 3 kernels until they are measured again"
+    changed = [symbol for symbol, entry in old.entries.items() if new.entries[symbol] != entry]
+    assert set(new.entries) == set(old.entries) and len(changed) == 1 and new.entries[changed[0]].tried == 1
+    assert tuning.read_record(path).entries == new.entries
+    again = tuning.Tuner(path, candidates=1).run(network[1], replace(HOST, threads=2), note=said.append)
+    assert len(again.entries) == 1 and any("will be replaced" in text and "number of threads" in text for text in said)
+
+
 def test_a_small_budget_goes_to_the_kernels_with_most_work(monkeypatch, tmp_path, network):
     said, clock = [], Clock(lambda symbol: 1)
     monkeypatch.setattr(measure, "measure", clock)
