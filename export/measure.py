@@ -82,7 +82,7 @@ def _keys(host, port):
     except (OSError, RuntimeError) as error:
         raise MissingComponentError(f"the RPC tracker {host}:{port} does not answer",
                                     found=_last_line(error), expected="a running TVM RPC tracker",
-                                    do=f"python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {port}") from error
+                                    do=f"python -m tvm.exec.rpc_tracker --host 0.0.0.0 --port {port} --port-end {port + 1}") from error
     return sorted({item["key"].split(":", 1)[-1] for item in summary["server_info"]})
 
 

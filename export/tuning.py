@@ -6,7 +6,6 @@ same record gives the same library.
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import time
@@ -22,6 +21,7 @@ from .kernels.choices import Choices
 SCHEMA = 1
 MARGIN = 0.03  # what a candidate must gain before it is taken: less is noise
 _LARGEST = 4 << 20
+_LONGEST = 3600  # seconds of one call
 _AT_ONCE = 8  # candidates compiled before they are timed; the budget is looked at in between
 _HEADER = {"tsm_tuning", "kernels", "target", "threads", "measured_on", "versions"}
 _ENTRY = {"kernel", "kind", "choices", "seconds", "default_seconds", "tried"}
@@ -90,6 +90,8 @@ class Applied:
         entry = self.record.entries.get(kernel.symbol)
         if entry is None:
             return None
+        if entry.kind != kernel.kind:
+            raise _bad(self.record.name, f"{kernel.symbol} is of kind '{kernel.kind}', not '{entry.kind}'")
         self.known.add(kernel.symbol)
         if not entry.choices:
             return None
@@ -178,13 +180,13 @@ def read_record(path):
     except (OSError, ValueError) as error:
         raise _bad(path, str(error)) from error
     values = [_line(path, number, line) for number, line in enumerate(lines, 1)]
-    if not values or values[0].get("tsm_tuning") != SCHEMA:
+    if not values or not _is_version(values[0].get("tsm_tuning"), SCHEMA):
         raise _bad(path, f"no line with \"tsm_tuning\": {SCHEMA} at its beginning")
     header = values[0]
     _fields(path, 1, header, _HEADER)
-    if header["kernels"] != choosing.VERSION:
+    if not _is_version(header["kernels"], choosing.VERSION):
         raise InputError(f"the tuning record {path} is for kernels of another version",
-                         found=f"kernels {header['kernels']}", expected=f"kernels {choosing.VERSION}",
+                         found=f"kernels {header['kernels']!r:.80}", expected=f"kernels {choosing.VERSION}",
                          do="leave --tuning-record out, or measure again with --tune")
     target = header["target"]
     if not isinstance(target, dict) or set(target) != {"name", *_FEATURES} or not isinstance(target["name"], str):
@@ -199,6 +201,10 @@ def read_record(path):
             raise _bad(path, f"line {number}: {entry.kernel} a second time")
         record.entries[entry.kernel] = entry
     return record
+
+
+def _is_version(value, wanted):
+    return type(value) is int and value == wanted  # 1.0 and true equal 1, too
 
 
 def _bad(path, found):
@@ -231,7 +237,7 @@ def _entry(path, number, value):
     if not isinstance(kind, str) or kind not in choosing.OF_KIND:
         raise _bad(path, f"line {number}: kind {kind!r:.80}")
     for key in ("seconds", "default_seconds"):
-        if type(value[key]) not in (int, float) or not 0 < value[key] < math.inf:
+        if type(value[key]) not in (int, float) or not 0 < value[key] <= _LONGEST:
             raise _bad(path, f"line {number}: {key} {value[key]!r:.80}")
     if type(value["tried"]) is not int or value["tried"] < 0:
         raise _bad(path, f"line {number}: tried {value['tried']!r:.80}")

@@ -249,6 +249,24 @@ def test_records_for_something_else_are_refused(tmp_path, network):
     tuning.Tuner(path).check(HOST)  # an outdated record may be replaced
 
 
+def test_a_kernels_version_that_only_equals_the_number_is_another(tmp_path, network):
+    path = tmp_path / "r.jsonl"
+    record_for(network[1]).write(path)
+    changed(path, 0, kernels=True)
+    with pytest.raises(InputError, match="kernels of another version") as error:
+        tuning.prepare(path, HOST)
+    assert error.value.found == "kernels True"
+
+
+def test_an_entry_of_another_kind_than_the_kernels_is_refused(network):
+    record = record_for(network[1], **OTHER)
+    symbol, kernel = next((symbol, kernel) for symbol, kernel in kernels_of(network[1]).items() if kernel.kind == "conv")
+    record.entries[symbol] = replace(record.entries[symbol], kind="pointwise")
+    with pytest.raises(InputError, match="cannot be used") as error:
+        tuning.Applied(record)(kernel)
+    assert error.value.found == f"{symbol} is of kind 'conv', not 'pointwise'"
+
+
 def test_one_record_serves_boards_that_are_the_same(tmp_path, network):
     nano, tx2 = get_target("jetson-nano"), get_target("jetson-tx2")
     path = tmp_path / "nano.jsonl"
@@ -289,6 +307,8 @@ DAMAGE = {
     "unknown kind": (lambda p: changed(p, 1, kind="fft"), "kind 'fft'"),
     "unknown order": (lambda p: changed(p, 1, kind="conv", choices={"order": "up"}), "order = 'up'"),
     "negative time": (lambda p: changed(p, 1, seconds=-1), "seconds -1"),
+    "a time of 400 digits": (lambda p: changed(p, 1, default_seconds=10 ** 400), "default_seconds 1000"),
+    "a version that is no integer": (lambda p: changed(p, 0, tsm_tuning=1.0), "tsm_tuning"),
     "no number": (lambda p: p.write_text(p.read_text().replace("1e-06", "NaN")), "seconds nan"),
     "a name that is none": (lambda p: changed(p, 1, kernel="a b"), "kernel 'a b'"),
     "the same kernel twice": (lambda p: p.write_text(p.read_text() + p.read_text().splitlines()[1]), "a second time"),
@@ -371,8 +391,10 @@ def free_port():
 
 
 def test_a_tracker_that_is_not_there_is_named():
-    with pytest.raises(MissingComponentError, match="does not answer"):
-        measure.check_place(HOST, ("127.0.0.1", free_port()), "board")
+    port = free_port()
+    with pytest.raises(MissingComponentError, match="does not answer") as error:
+        measure.check_place(HOST, ("127.0.0.1", port), "board")
+    assert error.value.do.endswith(f"--port {port} --port-end {port + 1}")  # TVM tries from one to the other, by default 9199
 
 
 def test_a_port_that_accepts_but_never_speaks_is_named(monkeypatch):
