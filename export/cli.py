@@ -209,9 +209,12 @@ def _next_commands(report):
         return [f"tsm-verify {folder}", *tvm, f"tsm-demo {folder} --source 0"]
     if report.library.endswith(".a"):
         return [f"less {folder}/README.md      # two lines of CMake put it into an app"]
-    there = shlex.quote(shlex.quote(f"{Path(report.output).name}/device/tsm_device.py"))  # two shells read it
+    name = Path(report.output).name
+    there, bundle = (shlex.quote(shlex.quote(path)) for path in (f"{name}/device/tsm_device.py", name))  # two shells read it
+    tvm = [f"ssh USER@BOARD tsm-verify {bundle} --backend tvm      # with tsm-edge and apache-tvm there"] if report.tvm else []
     return [f"scp -r {folder} USER@BOARD:",
             f"ssh USER@BOARD python3 {there} --verify",
+            *tvm,
             f"tsm-demo {folder} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
 
 
@@ -317,7 +320,7 @@ def _export(args):
         print(*lines(report), "next:", *("    " + command for command in _next_commands(report)), sep="\n")
     print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
     if report.status != "passed" and not args.allow_unverified:
-        way = "give TVM's runtime with --tvm-runtime" if report.tvm else "install the emulator"
+        way = "give TVM's runtime with --tvm-runtime" if report.only_tvm_is_open() else "install the emulator"
         print(f"exit code 1, because a library was not run: {way}, or pass --allow-unverified", file=sys.stderr)
         return 1
     return 0

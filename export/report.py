@@ -71,12 +71,17 @@ class ExportReport:
         values["stages"] = [{"title": title, "seconds": round(seconds, 3)} for title, seconds in self.stages]
         return values
 
+    def only_tvm_is_open(self):
+        """Whether the library for TVM's runtime is all that was not run here."""
+        return bool(self.tvm) and [check.name for check in self.checks if check.status == "not executed"] == ["TVM library vs torch"]
+
     def verdict(self):
         """The last line: PASSED, FAILED or NOT VERIFIED, greppable."""
         word = {"passed": "PASSED", "failed": "FAILED"}.get(self.status, "NOT VERIFIED")
         tail = "" if self.trained else " UNTRAINED: random weights, it recognises nothing."
+        library = self.tvm["library"] if self.only_tvm_is_open() else "the library"
         why = {"passed": "verified against the torch network",
-               "failed": "a check failed"}.get(self.status, "the library was not run here: verify it on the device")
+               "failed": "a check failed"}.get(self.status, f"{library} was not run here: verify it on the device")
         return f"{word} {self.name} for {self.target} in {self.output}: {why}.{tail}"
 
 

@@ -1,6 +1,7 @@
 """A person who opens the bundle sees what it is, whether it is trained and proven, and what to type."""
 import pytest
 
+from tsm_edge.export import relax_check
 from tsm_edge.export.readme import bundle_readme
 from tsm_edge.export.report import ExportReport, lines, rows, size_text
 from tsm_edge.export.targets import TARGETS
@@ -41,6 +42,15 @@ def test_what_was_not_executed_is_said_in_the_readme_and_the_verdict():
     assert "| library vs torch | not executed | 0 |  |  |  |" in text and "Not everything was executed" in text
     report = ExportReport("m", "jetson-nano", "dist/nano", True, "fp32", 4, status=NOT_EXECUTED)
     assert report.verdict().startswith("NOT VERIFIED") and "PASSED" not in report.verdict()
+
+
+def test_the_verdict_names_the_library_that_was_not_run():
+    native, tvm = Check("library vs torch", PASSED, 1e-5, 1e-3, 10.0, 0, 16), Check(relax_check.NAME, NOT_EXECUTED)
+    report = ExportReport("m", "jetson-nano", "dist/nano", True, "fp32", 4, status=NOT_EXECUTED, checks=[native, tvm],
+                          tvm={"library": "model_tvm.so"})
+    assert report.verdict().endswith(": model_tvm.so was not run here: verify it on the device.")
+    report.checks[0] = Check("library vs torch", NOT_EXECUTED)
+    assert report.verdict().endswith(": the library was not run here: verify it on the device.")
 
 
 def test_the_verdict_can_be_grepped_and_names_an_untrained_network():

@@ -156,6 +156,13 @@ def test_the_next_command_for_the_board_is_quoted_for_both_shells():
     assert shlex.split(shlex.split(command)[3]) == ["my own/device/tsm_device.py"]
 
 
+def test_the_next_commands_verify_the_library_for_tvm_on_the_board_too():
+    report = ExportReport("m", "jetson-nano", "dist/my own", False, "fp32", 1, tvm={"library": "model_tvm.so"})
+    command = shlex.split(cli._next_commands(report)[2], comments=True)
+    assert command[:2] == ["ssh", "USER@BOARD"]
+    assert shlex.split(" ".join(command[2:])) == ["tsm-verify", "my own", "--backend", "tvm"]
+
+
 def test_help_shows_examples(capsys):
     with pytest.raises(SystemExit) as leave:
         cli.main(["--help"])
