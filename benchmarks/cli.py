@@ -215,7 +215,7 @@ def _print(result):
         print(f"{row['name'] + ' ' + (row.get('version') or ''):22} {row['p50_ms']:8.3f} {row['p90_ms']:8.3f} {row['p99_ms']:8.3f} "
               f"{row['best_ms']:8.3f} {row['ratio']:9.3f} {cold[0]:>9} {cold[1]:>6}  {row['max_abs_diff']:.1e}")
     if result["ours"].get("library_bytes"):
-        print(f"library {result['ours']['library_bytes'] / 1e6:.2f} MB")
+        print(f"library {result['ours']['library_bytes'] / 2**20:.2f} MiB")
     if "kernels" in result:
         _print_kernels(result)
     print()
