@@ -15,6 +15,7 @@ import numpy as np
 
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes import c_sources
 
 from . import verify
 from .folder import check_output, list_files, new_folder
@@ -37,7 +38,7 @@ class Bundle:
 
 
 def runtime_folder(name):
-    """A folder of the installed runtimes: "c" or "device"."""
+    """A folder of the installed runtimes: "device"."""
     import tsm_edge.runtimes
 
     return Path(tsm_edge.runtimes.__file__).resolve().parent / name
@@ -323,10 +324,10 @@ def _write(shown, work, manifest, target, library, checks, results, frames, inpu
     with new_folder(shown) as folder:
         shutil.copyfile(work / "model.onnx", folder / "model.onnx")
         if target.link == "static":
-            write_cmake_package(folder, library.path, runtime_folder("c"), target)
+            write_cmake_package(folder, library.path, target)
         else:
             shutil.copyfile(library.path, folder / library.path.name)
-            shutil.copyfile(runtime_folder("c") / "tsm_edge.h", folder / "tsm_edge.h")
+            shutil.copyfile(c_sources.HEADER, folder / c_sources.HEADER.name)
         write_golden(folder / "golden.npz", frames[:count], inputs[:count], reference.head(count))
         if target.os == "linux":
             (folder / "device").mkdir()

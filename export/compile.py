@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.runtimes.c_sources import EXPORTS, HEADER, library_sources
 
 from . import elf, fallback, kernels, toolchain
 from .audit import Audit, audit
@@ -23,7 +24,6 @@ from .plan import make_plan
 from .program import Conv, Fallback, Layout
 from .tuning import Applied
 
-RUNTIME_SOURCES = ("tsm_edge.c", "tsm_stream.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
 STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"
@@ -273,17 +273,10 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
         timings=timer.seconds, notes=[applied.note()] if applied else [], program=program, kernel_calls=calls)
 
 
-def runtime_folder():
-    """Folder of the C runtime's sources."""
-    import tsm_edge.runtimes
-
-    return Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
-
-
 def _link(compiler, target, workdir, kernel_objects):
     # the sources are copied beside the plan and compiled by relative names: nothing of this machine's paths gets in
-    runtime = runtime_folder()
-    for header in sorted(runtime.glob("*.h")):
+    sources, headers = library_sources()
+    for header in (HEADER, *headers):
         shutil.copyfile(header, workdir / header.name)
     toolchain.compile_object(compiler, "plan.c", "plan.o", workdir, include=["."])
     if target.link == "static":
@@ -292,10 +285,10 @@ def _link(compiler, target, workdir, kernel_objects):
         elf.write_archive(path, members)
         return path
     objects = ["plan.o", *kernel_objects]
-    for name in RUNTIME_SOURCES:
-        shutil.copyfile(runtime / name, workdir / name)
-        toolchain.compile_object(compiler, name, Path(name).stem + ".o", workdir, include=["."])
-        objects.append(Path(name).stem + ".o")
-    shutil.copyfile(runtime / "tsm_edge.map", workdir / "tsm_edge.map")
-    toolchain.link_shared(compiler, target, objects, SHARED_NAME, workdir, "tsm_edge.map")
+    for source in sources:
+        shutil.copyfile(source, workdir / source.name)
+        toolchain.compile_object(compiler, source.name, source.stem + ".o", workdir, include=["."])
+        objects.append(source.stem + ".o")
+    shutil.copyfile(EXPORTS, workdir / EXPORTS.name)
+    toolchain.link_shared(compiler, target, objects, SHARED_NAME, workdir, EXPORTS.name)
     return workdir / SHARED_NAME
