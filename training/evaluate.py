@@ -213,7 +213,7 @@ class WholeClips:
 
 def _run_online(args, model, clips, past):
     """Top-1 of an offline network's weights, stepped."""
-    from ..backbones import create_model
+    from ..models import create_model
     from ..runtimes.torch_backend import TorchModel
 
     online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=past)

@@ -12,11 +12,11 @@ torch = pytest.importorskip("torch", reason="torch (extra [export]) is not insta
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 
 from tsm_edge import default  # noqa: E402
-from tsm_edge.backbones import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
 from tsm_edge.export import bundle, cli, replay  # noqa: E402
 from tsm_edge.export.report import ExportReport  # noqa: E402
 from tsm_edge.export.targets import TARGETS  # noqa: E402
+from tsm_edge.models import create_model  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 
 
