@@ -5,9 +5,9 @@ from pathlib import Path
 
 from tsm_edge.errors import InputError, MissingComponentError
 from tsm_edge.manifest import SCHEMA, validate
+from tsm_edge.picture import shorter_side
 
 from .interface import EngineStream, Model
-from .preprocess import shorter_side
 
 BACKGROUND = ("no gesture", "doing other things")  # however they are written
 

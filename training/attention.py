@@ -63,7 +63,7 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
         Class whose evidence is shown; None: each clip's own.
     """
     from ..attention import attention_maps
-    from ..demo.attention import seen
+    from ..picture import seen
     from ..runtimes.preprocess import preprocess
     from ..runtimes.torch_backend import describe
     from ..shift import set_segments

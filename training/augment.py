@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..runtimes.preprocess import geometry
-from ..runtimes.preprocess import shorter_side as default_shorter_side
+from ..picture import geometry
+from ..picture import shorter_side as default_shorter_side
 from .gestures_labels import MIRRORED, REVERSED, slug
 from .gestures_targets import crop_hands, mirror_hands
 from .layouts import class_finder
