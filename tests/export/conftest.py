@@ -46,7 +46,7 @@ class TinyLibrary:
 
 def tiny_trace(inputs):
     """What the tiny network computes, in numpy."""
-    from tsm_edge.export.verify import Trace
+    from tsm_edge.export.proof.traces import Trace
 
     last, logits = 0.0, []
     for frame in inputs:
@@ -71,8 +71,9 @@ def make_tiny_library(tmp_path_factory):
     """make(target, threads=1, plan=PLAN) -> TinyLibrary, compiled by zig for that target."""
     pytest.importorskip("ziglang", reason="ziglang (extra [export]) is not installed")
     import tsm_edge.runtimes
-    from tsm_edge.export import replay, toolchain
-    from tsm_edge.export.android import runtime_sources
+    from tsm_edge.export.bundle.android import runtime_sources
+    from tsm_edge.export.library import toolchain
+    from tsm_edge.export.proof import on_target
 
     runtime = Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
 
@@ -80,7 +81,7 @@ def make_tiny_library(tmp_path_factory):
         work = tmp_path_factory.mktemp("tiny")
         (work / "plan.c").write_text(plan.replace("THREADS", str(threads), 1) if "THREADS" in plan else plan)
         flags = ["-O2", "-std=gnu11", "-fPIC", "-I", str(runtime)]
-        zig = replay.zig()
+        zig = on_target.zig()
         bare = toolchain.ZIG_TARGET[target.arch]
         triple = f"{bare}.{target.libc.split()[-1]}" if target.os == "linux" else bare
         subprocess.run([*zig, "cc", "-target", bare, *flags, "-c", str(work / "plan.c"), "-o", str(work / "plan.o")],

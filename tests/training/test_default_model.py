@@ -10,10 +10,10 @@ for _name in ("torch", "cv2"):
 import tsm_edge  # noqa: E402
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.default import find_default  # noqa: E402
-from tsm_edge.training import evaluate as ev  # noqa: E402
-from tsm_edge.training.gestures import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
+from tsm_edge.training.evaluate import run as ev  # noqa: E402
+from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
+from tsm_edge.training.gestures.clips import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
-from tsm_edge.training.scores import clip_logits  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
         pytest.importorskip(name, reason=f"{name} (extra [export]) is not installed")
     from tsm_edge.demo import cli as demo
     from tsm_edge.export import cli as export
-    from tsm_edge.training import gestures_cli
+    from tsm_edge.training.gestures.clips import cli
 
     video, bundle, log = (str(tmp_path / name) for name in ("clip.mp4", "host", "events.jsonl"))
     made = ["video", "--label", "swiping-left", "--split", "test", "--size", "640x480", "--output", video]
-    assert gestures_cli._main(made) == 0
+    assert cli._main(made) == 0
     assert export._main(["--target", "host", "--output", bundle]) == 0
     assert demo._main([bundle, "--source", video, "--headless", "--events", log]) == 0
     starts = [event for event in map(json.loads, open(log)) if event["event"] == "start"]

@@ -56,10 +56,10 @@ def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
     pytest.importorskip("tvm")
     from tvm import tirx
 
-    from tsm_edge.export.compile import compile_kernels
-    from tsm_edge.export.kernels.base import Kernel
-    from tsm_edge.export.kernels.emit import Emitter
-    from tsm_edge.export.targets import get_target
+    from tsm_edge.export.kernels.write.base import Kernel
+    from tsm_edge.export.kernels.write.emit import Emitter
+    from tsm_edge.export.library.build import compile_kernels
+    from tsm_edge.export.targets.boards import get_target
 
     # Anything may have changed for all the compiler knows, as after a tile of assembly: `seen` is read again from memory.
     clobber = ("define void @clobber(ptr %x) {\n"
