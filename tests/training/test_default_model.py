@@ -78,7 +78,7 @@ def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
         pytest.importorskip(name, reason=f"{name} (extra [export]) is not installed")
     from tsm_edge.demo import cli as demo
     from tsm_edge.export import cli as export
-    from tsm_edge.training.gestures.clips import cli
+    from tsm_edge.training.gestures import cli
 
     video, bundle, log = (str(tmp_path / name) for name in ("clip.mp4", "host", "events.jsonl"))
     made = ["video", "--label", "swiping-left", "--split", "test", "--size", "640x480", "--output", video]
