@@ -171,7 +171,7 @@ def _list_targets(as_json):
 def _read_frames(path):
     import numpy as np
 
-    from .pipeline import check_frames
+    from tsm_edge.export.bundle.golden import check_frames
 
     try:
         frames = np.load(path, allow_pickle=False)

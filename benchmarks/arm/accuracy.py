@@ -176,8 +176,8 @@ def mnn_trace(bundle, target, inputs, folder, work):
 
 
 def _main(argv):
-    from tsm_edge.export.pipeline import network_inputs, verification_frames
-    from tsm_edge.export.proof import traces
+    from tsm_edge.export.bundle.golden import network_inputs, verification_frames
+    from tsm_edge.export.proof import tolerances, traces
     from tsm_edge.export.targets.boards import get_target
 
     args = parser().parse_args(argv)
@@ -202,7 +202,7 @@ def _main(argv):
         print(json.dumps(result, indent=1))
     else:
         _print(result)
-    _require(result, traces.tolerance_for(reference.logits))
+    _require(result, tolerances.tolerance_for(reference.logits))
     print(f"PASSED {args.frames} frames", file=sys.stderr if args.json else sys.stdout)
     return 0
 

@@ -5,8 +5,7 @@ from collections import Counter
 
 import numpy as np
 
-from .ends import inputs_of, outputs_of
-from .ops import Fallback, Layout
+from .ops import Fallback, Layout, inputs_of, outputs_of
 from .read import Node, node_proto
 
 # Operations that treat every element alike: computed channels last as they come, no layout change needed.

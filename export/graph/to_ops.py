@@ -11,9 +11,8 @@ import numpy as np
 
 from tsm_edge.errors import InputError
 
-from .ends import inputs_of, outputs_of
 from .groups import place_layouts
-from .ops import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Program, Splice
+from .ops import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Program, Splice, inputs_of, outputs_of
 from .read import read_graph
 
 INF = float("inf")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tsm_edge.errors import CheckFailedError
 
-from .elf import read_archive, read_elf
+from .archive import read_archive
+from .elf import read_elf
 
 GLIBC_FILES = re.compile(r"(libc|libm|libpthread|libdl|librt)\.so\.\d+|ld-linux[-\w]*\.so\.\d+")
 BIONIC_FILES = re.compile(r"lib(c|m|dl)\.so")

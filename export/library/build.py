@@ -2,32 +2,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import threading
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version as package_version
 from pathlib import Path
 
-import numpy as np
+from tsm_edge.export.kernels.calls import build_kernels
+from tsm_edge.export.kernels.choose.record import Applied
 
-from tsm_edge.errors import InputError, MissingComponentError
-from tsm_edge.export import kernels
-from tsm_edge.export.graph.ops import Conv, Fallback, Layout
-from tsm_edge.export.kernels.generic import lower
-from tsm_edge.export.tuning.tuner import Applied
-
-from . import elf, toolchain
+from . import archive, toolchain
 from .audit import Audit, audit
 from .memory import make_plan
+from .objects import compile_each, import_tvm
 from .plan_c import WEIGHTS_FILE, write_plan
 
 RUNTIME_SOURCES = ("tsm_edge.c", "tsm_stream.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
-STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
-MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"
 
 
@@ -81,142 +72,6 @@ class _Timer:
         self.seconds[title] = time.perf_counter() - begin
 
 
-def build_kernels(program, target, precision="fp32", choose=None):
-    """Kernels of a program, ours where there is one, else TVM's legalisation. choose: see `make_kernel`.
-
-    Returns
-    -------
-    (Program, list of (operation, Kernel), dict)
-        The program after fusion; calls in order; ONNX operations that fell back, with how often.
-    """
-    program = kernels.fuse(program, target)
-    calls, fell_back = [], Counter()
-    for op in program.ops:
-        kernel = make_kernel(op, program.shapes, target, precision, choose)
-        if kernel is not None:
-            calls.append((op, kernel))
-            continue
-        if precision != "fp32":
-            raise InputError(f"{op.name} has no {precision} kernel", found=_op_names(op),
-                             expected="operations with kernels of ours", do="leave --precision out for fp32")
-        calls += [(op, part) for part in lower.lower(op, program.shapes, target)]
-        if not isinstance(op, Layout):
-            fell_back.update(op.ops if isinstance(op, Fallback) else [type(op).__name__])
-    return program, calls, fell_back
-
-
-def make_kernel(op, shapes, target, precision="fp32", choose=None):
-    """The kernel of ours for an operation, or None.
-
-    choose : given the kernel as its cost model has it, returns the kernels.choices.Choices to build it with, or None.
-    """
-    if isinstance(op, Fallback):
-        return None
-    kernel, groups = kernels.build(op, shapes, target, precision), 1
-    if kernel is None and isinstance(op, Conv) and 1 < op.groups <= MOST_GROUPS:
-        op, groups = _ungrouped(op), op.groups
-        kernel = kernels.build(op, shapes, target, precision)
-    choices = choose(kernel) if choose and kernel else None
-    if choices:
-        kernel = kernels.build(op, shapes, target, precision, choices)
-    return replace(kernel, macs=kernel.macs // groups) if kernel and groups > 1 else kernel
-
-
-def _ungrouped(op):
-    """The same convolution with one group: zeros where groups do not meet. Dearer, yet far below a loop nest as it is."""
-    oc, per_group, kh, kw = op.weight.shape
-    weight = np.zeros((oc, per_group * op.groups, kh, kw), op.weight.dtype)
-    for group in range(op.groups):
-        rows = slice(group * oc // op.groups, (group + 1) * oc // op.groups)
-        weight[rows, group * per_group:(group + 1) * per_group] = op.weight[rows]
-    return replace(op, weight=weight, groups=1)
-
-
-def _op_names(op):
-    return ", ".join(op.ops) if isinstance(op, Fallback) else type(op).__name__
-
-
-def _tvm():
-    try:
-        import tvm
-    except ImportError as error:
-        raise MissingComponentError("compiling needs the package apache-tvm", found=str(error),
-                                    expected="apache-tvm>=0.27,<0.28", do="pip install 'tsm-edge[export]'") from error
-    return tvm
-
-
-def _functions(calls):
-    """The TensorIR functions of calls, by symbol."""
-    functions = {}
-    for _, kernel in calls:
-        functions.setdefault(kernel.symbol, kernel.func.with_attr("global_symbol", kernel.symbol))
-    return {symbol: functions[symbol] for symbol in sorted(functions)}
-
-
-def compile_kernels(calls, target, output, hidden=True):
-    """Compile the TensorIR functions of `calls` into one object file `output`; returns how many there are.
-
-    hidden : no library made of it shows them; they are called from within.
-    """
-    functions = _functions(calls)
-    _compile(functions, target.tvm_target(), Path(output), hidden)
-    return len(functions)
-
-
-def compile_each(calls, target, folder, hidden=True):
-    """Compile the TensorIR functions of `calls`, each into an object file of its own, on all cores.
-
-    One file per function, however many cores there are: the same functions give the same bytes everywhere.
-
-    Parameters
-    ----------
-    calls : list of (operation, Kernel)
-    target : Target
-    folder : Path
-    hidden : as for `compile_kernels`
-
-    Returns
-    -------
-    list of str
-        Names of the object files in `folder`, in the order of the functions' symbols.
-    """
-    functions = _functions(calls)
-    for old in folder.glob("kernel.*.o"):
-        old.unlink()
-    names = {symbol: f"kernel.{number:03d}.o" for number, symbol in enumerate(functions)}
-    compiling = target.tvm_target()
-    usual = threading.stack_size(STACK_BYTES)
-    try:
-        with ThreadPoolExecutor(max_workers=cpu_count()) as pool:  # TVM compiles without Python's lock
-            jobs = [pool.submit(_compile, {symbol: function}, compiling, folder / names[symbol], hidden)
-                    for symbol, function in functions.items()]
-            try:
-                for job in jobs:
-                    job.result()
-            except BaseException:  # Ctrl-C as well: what is compiled now comes to its end, no other begins
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-    finally:
-        threading.stack_size(usual)
-    return list(names.values())
-
-
-def cpu_count():
-    """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _compile(functions, target, output, hidden=True):
-    tvm = _tvm()
-    # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
-    # threads share it. Our kernels place their buffers themselves.
-    with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
-        compiled = tvm.compile(tvm.IRModule(functions), target=target)
-    compiled.mod.write_to_file(str(output), "o")
-    if hidden:
-        output.write_bytes(elf.hide_symbols(output.read_bytes()))
-
-
 def build_library(program, manifest, target, workdir, cc=None, progress=None, tuning=None):
     """Compile a step program into a library for a target.
 
@@ -252,7 +107,7 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
     workdir.mkdir(parents=True, exist_ok=True)
     timer = _Timer(progress)
     compiler = toolchain.find_compiler(target, cc)
-    _tvm()
+    import_tvm()
     with timer.stage("schedules"):
         applied = Applied(tuning) if tuning else None
         program, calls, fell_back = build_kernels(program, target, manifest.get("precision", "fp32"), applied)
@@ -291,7 +146,7 @@ def _link(compiler, target, workdir, kernel_objects):
     if target.link == "static":
         members = [(name, (workdir / name).read_bytes()) for name in ("plan.o", *kernel_objects)]
         path = workdir / STATIC_NAME
-        elf.write_archive(path, members)
+        archive.write_archive(path, members)
         return path
     objects = ["plan.o", *kernel_objects]
     for name in RUNTIME_SOURCES:

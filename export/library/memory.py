@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tsm_edge.export.graph.ends import outputs_of
+from tsm_edge.export.graph.ops import outputs_of
 from tsm_edge.export.kernels.write.base import ScratchArg, TensorArg, WeightArg
 
 ALIGNMENT = 64

@@ -18,14 +18,15 @@ import numpy as np
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 from tsm_edge.export.graph.ops import Layout, Program
+from tsm_edge.export.kernels.calls import make_kernel
 from tsm_edge.export.kernels.generic import lower
 from tsm_edge.manifest import RUNTIMES
 from tsm_edge.runtimes.engines.tvm_library import ENTRY, LIBRARY
 
-from . import elf, toolchain
+from . import archive, toolchain
 from .audit import Audit, audit
-from .build import compile_each, make_kernel
 from .memory import SLACK, make_plan, round_up
+from .objects import compile_each
 
 EXPORTS = ("__tvm_ffi_", "__TVM")
 RUNTIME_SYMBOLS = frozenset(["TVMFFIErrorSetRaisedFromCStrParts"])  # of TVM's runtime, which loads the library
@@ -160,7 +161,7 @@ def build_relax_library(library, manifest, target, workdir, cc=None):
     objects = []
     for path in sorted(library.path.parent.glob("kernel.*.o")):
         objects.append("native." + path.name)
-        (workdir / objects[-1]).write_bytes(elf.show_symbols(path.read_bytes()))
+        (workdir / objects[-1]).write_bytes(archive.show_symbols(path.read_bytes()))
     objects += compile_each([call for call in calls if call[1].symbol not in native], target, workdir, hidden=False)
 
     names = ["frame", *(cache["name"] for cache in manifest["caches"])]

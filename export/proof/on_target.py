@@ -14,8 +14,9 @@ from tsm_edge.errors import MissingComponentError
 from tsm_edge.export.bundle.android import runtime_sources
 from tsm_edge.export.library import toolchain
 
-from . import traces
-from .traces import FAILED, NOT_EXECUTED, Check, Trace
+from . import tolerances
+from .tolerances import FAILED, NOT_EXECUTED, Check
+from .traces import Trace
 
 NAME = "library vs torch"
 TIMEOUT_SECONDS = 3600
@@ -192,12 +193,12 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
         how += f", {threads} thread{'s' if threads != 1 else ''}"
         if not prefix:
             how += f", {mean_ms:.1f} ms a frame"
-        check = traces.compare(NAME, reference, trace, precision, how, rounding)
+        check = tolerances.compare(NAME, reference, trace, precision, how, rounding)
         if check.status == FAILED or threads == 1:
             return check
         few = min(3, len(inputs))
         alone, _, _ = replay(prefix, command, inputs[:few], manifest, work, 1)
-        second = traces.compare(NAME, reference.head(few), alone, precision, "with one thread", rounding)
+        second = tolerances.compare(NAME, reference.head(few), alone, precision, "with one thread", rounding)
         return second if second.status == FAILED else check
     except subprocess.TimeoutExpired:
         return Check(NAME, FAILED, detail=f"{how}: no end after {TIMEOUT_SECONDS} s")

@@ -11,7 +11,7 @@ from tsm_edge.errors import InputError
 from tsm_edge.export.library import toolchain
 from tsm_edge.export.library.elf import read_elf
 
-from . import traces
+from . import tolerances, traces
 from .on_target import TIMEOUT_SECONDS, emulator, read_trace, sysroot
 
 NAME = "TVM library vs torch"
@@ -70,7 +70,7 @@ def check_relax(path, target, manifest, inputs, reference, work, tvm_runtime=Non
     else:
         reason = _reason(prefix, how, target, tvm_runtime)
         if reason:
-            return traces.Check(NAME, traces.NOT_EXECUTED, detail=reason)
+            return tolerances.Check(NAME, tolerances.NOT_EXECUTED, detail=reason)
 
         def run(count, threads):
             return replay([*prefix, "-L", sysroot(target)], path, target, manifest, inputs[:count], threads, work, tvm_runtime, cc)
@@ -81,9 +81,9 @@ def check_relax(path, target, manifest, inputs, reference, work, tvm_runtime=Non
         try:
             trace = run(count, threads)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
-            return traces.Check(NAME, traces.FAILED, detail=f"{said}: {error}"[:600])
-        check = traces.compare(NAME, reference.head(count), trace, detail=said)
-        if check.status == traces.FAILED:
+            return tolerances.Check(NAME, tolerances.FAILED, detail=f"{said}: {error}"[:600])
+        check = tolerances.compare(NAME, reference.head(count), trace, detail=said)
+        if check.status == tolerances.FAILED:
             return check
         result = result or check
     return result

@@ -1,74 +1,14 @@
 """Targets are data: one record for each board, phone or host."""
 from __future__ import annotations
 
-import functools
 import os
-import platform
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import replace
 
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
-
-@dataclass(frozen=True)
-class Target:
-    """What the compiler, the linker and the kernels need to know of a device.
-
-    Sizes are bytes; vector_bits and vector_registers describe the SIMD unit the kernels are written for.
-    """
-
-    name: str
-    title: str
-    triple: str  # LLVM triple, e.g. "aarch64-linux-gnu"
-    cpu: str  # LLVM -mcpu of the cores the model runs on
-    features: tuple[str, ...]  # LLVM -mattr, e.g. ("+neon",)
-    os: str  # "linux" or "android"
-    libc: str  # "glibc 2.27", "bionic 21", ...: the oldest one the library must load with
-    link: str  # "shared" or "static"
-    page_size: int  # the largest page of the device's kernels: segments of the library are aligned to it
-    threads: int  # default: the big cores only
-    vector_bits: int
-    vector_registers: int
-    fma_by_element: bool  # multiply by one lane of a vector (ARM), instead of a broadcast load
-    l1_bytes: int  # data cache of one core
-    l2_bytes: int  # the cache behind L1 that one core reaches (shared by a cluster where the cluster shares it)
-    fp16: bool = False  # arithmetic, not only storage
-    dotprod: bool = False
-    deploy: str = ""  # how to copy and run, for the bundle's README; {folder} is the bundle's folder name
-    emulator_cpu: str = "max"  # qemu -cpu with the same instruction set, or the nearest above it
-    note: str = ""  # why these choices, where it is not obvious
-
-    @property
-    def lanes(self):
-        """float32 lanes of one vector register."""
-        return self.vector_bits // 32
-
-    @property
-    def arch(self):
-        """Architecture as uname says it: "aarch64", "armv7l" or "x86_64"."""
-        first = self.triple.split("-")[0]
-        return "armv7l" if first.startswith("arm") else first
-
-    def tvm_target(self):
-        import tvm
-
-        target = {"kind": "llvm", "mtriple": self.triple, "mcpu": self.cpu, "mattr": list(self.features)}
-        if self.triple.startswith("arm"):
-            target["mfloat-abi"] = "hard"
-        return tvm.target.Target(target)
-
-    def as_dict(self):
-        """The record as JSON-ready values, for the manifest (without the deploy text)."""
-        return {key: list(value) if isinstance(value, tuple) else value
-                for key, value in asdict(self).items() if key not in ("deploy", "note")}
-
-    @classmethod
-    def from_dict(cls, record):
-        """The inverse of `as_dict`; unknown keys are left out."""
-        known = {f.name for f in fields(cls)}
-        values = {key: tuple(value) if key == "features" else value for key, value in record.items() if key in known}
-        return cls(**values)
-
+from .host import detect_host
+from .target import KB, MB, Target
 
 _BOARD = """Copy the folder to the board and run it there; nothing has to be installed but what the system brings:
 
@@ -114,8 +54,6 @@ _PHONE = dict(_ARM64, triple="aarch64-linux-android", os="android", libc="bionic
               deploy=_ANDROID)
 _V80 = ("+neon",)
 _V82 = ("+neon", "+fullfp16", "+dotprod")
-KB = 1024
-MB = 1024 * KB
 
 BOARDS = (
     Target(
@@ -183,80 +121,6 @@ BOARDS = (
         l1_bytes=24 * KB, l2_bytes=1 * MB, emulator_cpu="cortex-a57", note="the two fast cores", **_PHONE,
     ),
 )
-
-
-def _read(path, default=""):
-    try:
-        with open(path) as file:
-            return file.read()
-    except OSError:
-        return default
-
-
-def _cpuinfo(key):
-    for line in _read("/proc/cpuinfo").splitlines():
-        name, _, value = line.partition(":")
-        if name.strip().lower() == key:
-            return value.split()
-    return []
-
-
-def _cache_bytes(level, default):
-    base = "/sys/devices/system/cpu/cpu0/cache"
-    for index in range(8):
-        if _read(f"{base}/index{index}/level").strip() == str(level) and \
-                _read(f"{base}/index{index}/type").strip() in ("Data", "Unified"):
-            size = _read(f"{base}/index{index}/size").strip()
-            if size[-1:] == "K" and size[:-1].isdigit():
-                return int(size[:-1]) * KB
-    return default
-
-
-@functools.lru_cache(maxsize=1)
-def detect_host():
-    """The target of the machine this runs on (x86-64 or aarch64 Linux).
-
-    Instruction sets are taken in the usual levels (x86-64-v2/v3/v4) and not as the exact model, so that the same
-    library comes out on like machines.
-
-    Raises
-    ------
-    InputError
-        Any other operating system or processor.
-    """
-    machine, system = platform.machine(), platform.system()
-    if system != "Linux" or machine not in ("x86_64", "aarch64"):
-        raise InputError("no host target for this machine", found=f"{system} {machine}",
-                         expected="Linux on x86_64 or aarch64", do="export on such a machine, or pick a board's target")
-    name, version = platform.libc_ver()
-    if hasattr(os, "sched_getaffinity"):
-        threads = max(1, len(os.sched_getaffinity(0)))
-    else:
-        threads = os.cpu_count() or 1
-    common = dict(name="host", os="linux", libc=f"glibc {version}" if name == "glibc" else "glibc 2.27", link="shared",
-                  page_size=max(4096, os.sysconf("SC_PAGE_SIZE")), threads=threads, emulator_cpu="",
-                  deploy="It runs on this machine:\n\n    tsm-verify {folder}\n    tsm-demo {folder} --source 0\n")
-    if machine == "aarch64":
-        flags = set(_cpuinfo("features"))
-        features = ["+neon"]
-        fp16, dotprod = "asimdhp" in flags, "asimddp" in flags
-        features += ["+fullfp16"] * fp16 + ["+dotprod"] * dotprod
-        return Target(title="this machine (aarch64)", triple="aarch64-linux-gnu", cpu="generic",
-                      features=tuple(features), vector_bits=128, vector_registers=32, fma_by_element=True, fp16=fp16,
-                      dotprod=dotprod, l1_bytes=_cache_bytes(1, 32 * KB), l2_bytes=_cache_bytes(2, 512 * KB), **common)
-    flags = set(_cpuinfo("flags"))
-    if {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma"} <= flags:
-        # LLVM's level v4 prefers 256-bit vectors; the kernels are written for the full 512 bits
-        cpu, features, bits, registers, label = "x86-64-v4", ("-prefer-256-bit",), 512, 32, "x86-64, AVX-512"
-    elif {"avx2", "fma"} <= flags:
-        cpu, features, bits, registers, label = "x86-64-v3", (), 256, 16, "x86-64, AVX2"
-    elif {"sse4_2", "popcnt"} <= flags:
-        cpu, features, bits, registers, label = "x86-64-v2", (), 128, 16, "x86-64, SSE4.2"
-    else:
-        cpu, features, bits, registers, label = "x86-64", (), 128, 16, "x86-64, SSE2"
-    return Target(title=f"this machine ({label})", triple="x86_64-linux-gnu", cpu=cpu, features=features,
-                  vector_bits=bits, vector_registers=registers, fma_by_element=False,
-                  l1_bytes=_cache_bytes(1, 32 * KB), l2_bytes=_cache_bytes(2, 512 * KB), **common)
 
 
 def _all_targets():

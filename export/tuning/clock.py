@@ -172,7 +172,7 @@ def measure(kernels, outputs, target, tracker=None, key=None, cc=None, rounds=RO
 
 def _library(kernels, target, folder, cc):
     """One shared library with all of them: nothing has to be compiled where it runs."""
-    from tsm_edge.export.library.build import compile_each
+    from tsm_edge.export.library.objects import compile_each
 
     names = compile_each([(None, kernel) for kernel in kernels], target, folder, hidden=False)
     compiler = toolchain.find_compiler(target, cc)

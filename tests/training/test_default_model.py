@@ -10,6 +10,7 @@ for _name in ("torch", "cv2"):
 import tsm_edge  # noqa: E402
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.default import find_default  # noqa: E402
+from tsm_edge.training.evaluate import clips  # noqa: E402
 from tsm_edge.training.evaluate import run as ev  # noqa: E402
 from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
 from tsm_edge.training.gestures.clips import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
@@ -29,7 +30,7 @@ def held_out(model):
     """Six clips a class of the test split, other seeds than the figures of the model card."""
     data = GestureDataset("test", 6, model.classes, 10, (160, 160), 2.5, seed=3)
     items = [data[i] for i in range(len(data))]
-    return ev.Clips(lambda i: items[i][0], [label for _, label in items], model.classes, 4.0)
+    return clips.Clips(lambda i: items[i][0], [label for _, label in items], model.classes, 4.0)
 
 
 def test_it_is_small_enough_to_ship_and_says_where_it_comes_from(model):
@@ -52,7 +53,7 @@ def test_it_recognises_clips_it_has_not_seen_and_steps_as_it_was_trained(model, 
 def test_a_swipe_played_backwards_is_the_other_swipe(model, held_out):
     index = {name: i for i, name in enumerate(model.classes)}
     some = [i for i, c in enumerate(held_out.labels) if model.classes[c] in ("Swiping Left", "Swiping Right")]
-    turned = ev.Clips(lambda i: held_out.read(some[i]), held_out.labels[some], model.classes, 4.0)
+    turned = clips.Clips(lambda i: held_out.read(some[i]), held_out.labels[some], model.classes, 4.0)
     found = clip_logits(ev.step_logits(model, turned, backwards=True)).argmax(1)
     other = {index["Swiping Left"]: index["Swiping Right"], index["Swiping Right"]: index["Swiping Left"]}
     assert np.mean([a == other[c] for a, c in zip(found, turned.labels)]) >= 0.9

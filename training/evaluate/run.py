@@ -13,9 +13,10 @@ import numpy as np
 
 from tsm_edge.errors import InputError
 from tsm_edge.training.data import streams
-from tsm_edge.training.parts import written_whole
 
 from . import scores
+from .clips import Clips, WholeClips, open_clips, picture_size
+from .plots import import_pyplot, print_figures, write_confusion
 
 EXAMPLES = """examples:
   tsm-eval runs/gestures/final.pth --data gestures                held-out rendered clips
@@ -69,7 +70,7 @@ def _main(argv):
     check(args)
     model = open_model(args)
     past = check_model(args, model)
-    clips = _clips(args, model)
+    clips = open_clips(args, model)
     result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
               "sampling": clips.sampling, **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
     if model.net is not None and model.shift == "online":
@@ -91,7 +92,7 @@ def _main(argv):
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        _print(result)
+        print_figures(result)
     print(f"PASSED top-1 {result['top1']:.2%} over {result['clips']} clips", file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -112,7 +113,7 @@ def check(args):
     if args.tune_events and not args.stream:
         raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
     if args.confusion:
-        _pyplot()
+        import_pyplot()
     for path, endings in ((args.tune_events, CHECKPOINTS), (args.confusion, (".png", ".jpg", ".pdf", ".svg")),
                           (args.attention, (".png", ".mp4"))):
         if path:
@@ -200,18 +201,6 @@ def _tune_events(args, model, clips):
     return settings
 
 
-class WholeClips:
-    """A network that sees a clip at once (trained offline, or without shifts), with what `evaluate` asks of a model."""
-
-    backend = "torch"
-
-    def __init__(self, net):
-        from tsm_edge.runtimes.engines.torch import describe
-
-        self.net, self.shift, self.manifest = net, net.tsm_info["shift"], describe(net, [])
-        self.classes = self.manifest["classes"]
-
-
 def _run_online(args, model, clips, past):
     """Top-1 of an offline network's weights, stepped."""
     from tsm_edge.backbones import create_model
@@ -219,85 +208,6 @@ def _run_online(args, model, clips, past):
 
     online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=past)
     return scores.top_k(scores.clip_logits(step_logits(TorchModel(online), clips)), clips.labels, 1)
-
-
-class Clips:
-    """Clips in memory or read one by one.
-
-    read : callable, `read(i)` -> uint8 [T, h, w, 3], the frames that the network is to judge
-    labels : int64 [N]
-    classes : list of str
-    fps : float
-        Rate at which a model runs on a stream of them.
-    film : callable, `film(i, most)` -> uint8 [n, h, w, 3], the first `most` frames of the whole clip at `fps`; by default those of `read`
-    sampling : str
-        In words, how the frames were chosen.
-    """
-
-    def __init__(self, read, labels, classes, fps, film=None, sampling=""):
-        self.read, self.labels, self.classes, self.fps = read, np.asarray(labels), list(classes), fps
-        self.film, self.sampling = film or (lambda i, most: read(i)[:most]), sampling
-
-    def __len__(self):
-        return len(self.labels)
-
-
-def _clips(args, model):
-    network, fps = model.manifest.get("network", {}), model.manifest.get("stream", {}).get("fps") or 0.0
-    frames = args.frames or int(network.get("n_segment") or 8)
-    if args.data == "gestures":
-        from tsm_edge.training.gestures.clips import GestureDataset
-        from tsm_edge.training.gestures.labels import CLASSES
-
-        unknown = [c for c in model.classes if c not in CLASSES]
-        if unknown:
-            raise InputError("the rendered gestures do not know the model's classes", found=", ".join(unknown[:4]),
-                             expected="Jester's labels", do="evaluate on clips of your own: --data FOLDER")
-        seconds = frames / fps if fps else 3.0
-        data = GestureDataset(args.split, args.clips_per_class, model.classes, frames, picture_size(args, model), seconds, args.seed)
-        return Clips(lambda i: data[i][0], [i % len(model.classes) for i in range(len(data))], model.classes, frames / seconds,
-                     sampling="rendered")
-    from tsm_edge.training.data.datasets import ClipDataset, UnreadableClip, read_clip
-    from tsm_edge.training.data.listing import find_items, labelled
-    from tsm_edge.training.data.sampling import uniform_segments
-
-    items, classes = find_items(args.data, args.root, list(model.classes))
-    labelled(items, args.data)
-    fps = fps or 12.0
-    sampler, sampling = _sampler(args, model, frames, fps)
-    data = ClipDataset(items, sampler, train=False, unreadable="none")
-    good = [i for i in range(len(data)) if data[i] is not None]
-    if data.report():
-        print(data.report(), file=sys.stderr)
-    if not good:
-        raise InputError(f"no clip of {args.data} can be read", found=f"{len(data)} unreadable", expected="readable clips",
-                         do="check the path")
-
-    def film(i, most):
-        path = items[good[i]].path
-        try:
-            return read_clip(path, lambda n, rate: uniform_segments(n, max(1, round(n * fps / (rate or data.clip_fps))))[:most])
-        except UnreadableClip as error:
-            raise InputError(f"cannot read all of {path}", found=error, expected="a readable clip",
-                             do="repair it or take it out of the data set") from error
-
-    return Clips(lambda i: data[good[i]][0], [items[i].label for i in good], classes, fps, film, sampling)
-
-
-def _sampler(args, model, frames, fps):
-    """(Sampler, in words): as the options say, else as the model was trained, where its file tells."""
-    from tsm_edge.training.data.sampling import Sampler
-
-    kind = args.sampling or model.training.get("sampling") or "uniform"
-    stride = args.sampling_stride or model.training.get("sampling_stride") or 8
-    words = {"dense": f"dense, {stride} frames apart", "rate": f"{fps:g} frames a second"}.get(kind, kind)
-    return Sampler(kind, frames, stride, fps), words
-
-
-def picture_size(args, model):
-    """(width, height) of rendered pictures: --clip-size on the shorter side, in the shape of the model's input."""
-    w, h = model.manifest["input"]["width"], model.manifest["input"]["height"]
-    return round(args.clip_size * max(1, w / h)), round(args.clip_size * max(1, h / w))
 
 
 def step_logits(model, clips, *, backwards=False):
@@ -380,70 +290,6 @@ def _backwards(model, clips, pairs):
         rows.setdefault(model.classes[label], []).append(answer == opposite[label])
     return {"opposite": float(np.mean([a == opposite[c] for a, c in zip(answers, some.labels)])),
             "per_class": {name: float(np.mean(hits)) for name, hits in rows.items()}}
-
-
-def _pyplot():
-    """matplotlib's pyplot, without a screen.
-
-    Raises
-    ------
-    MissingComponentError
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        from tsm_edge.errors import MissingComponentError
-
-        raise MissingComponentError("matplotlib is not installed", found=str(error), expected="matplotlib",
-                                    do="pip install 'tsm-edge[train]'") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
-
-
-def write_confusion(path, table, classes):
-    """The confusion matrix as a picture: rows the truth, in shares of the row."""
-    plt = _pyplot()
-    share = table / np.maximum(1, table.sum(1, keepdims=True))
-    side = 3 + 0.32 * len(classes)
-    figure, axes = plt.subplots(figsize=(side + 1, side), dpi=110)
-    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(classes)), classes, rotation=90)
-    axes.set_yticks(range(len(classes)), classes)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
-    for i, j in zip(*np.nonzero(table)):
-        axes.text(j, i, table[i, j], ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
-    figure.tight_layout()
-    try:
-        with written_whole(path) as part:
-            figure.savefig(part)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a writable path, ending in .png",
-                         do="check folder and name") from error
-    finally:
-        plt.close(figure)
-
-
-def _print(result):
-    print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
-          f"{len(result['classes'])} classes")
-    how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
-    print(f"{how}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
-          + (f"; the same weights over whole clips {result['clip_top1']:.2%}" if "clip_top1" in result else "")
-          + (f"; the same weights run online {result['online_top1']:.2%}" if "online_top1" in result else ""))
-    print("early recognition: " + ", ".join(f"{part} {value:.0%}" for part, value in result["early"].items()))
-    print(f"\n{'class':34} {'clips':>5} {'recall':>7} {'precision':>9}  most often taken for")
-    for row in result["per_class"]:
-        numbers = [f"{row[k]:.0%}" if row[k] is not None else "-" for k in ("recall", "precision")]
-        print(f"{row['class']:34} {row['clips']:5} {numbers[0]:>7} {numbers[1]:>9}  {row['confused_with'] or ''}")
-    if "backwards" in result and result["backwards"]["per_class"]:
-        print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
-        print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))
-    if "stream" in result:
-        print("\n" + streams.sentence(result["stream"]))
-    print()
 
 
 if __name__ == "__main__":

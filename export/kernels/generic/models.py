@@ -3,8 +3,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from tsm_edge.export.graph.ends import inputs_of, outputs_of
-from tsm_edge.export.graph.ops import Add, ApplySplice, Conv, Dense, Fallback, GlobalAveragePool, InvertedResidual, Layout, Pool
+from tsm_edge.export.graph.ops import (
+    Add,
+    ApplySplice,
+    Conv,
+    Dense,
+    Fallback,
+    GlobalAveragePool,
+    InvertedResidual,
+    Layout,
+    Pool,
+    inputs_of,
+    outputs_of,
+)
 
 OPSET, IR_VERSION = 18, 8
 

@@ -4,7 +4,7 @@ import pytest
 from tsm_edge.export.bundle.readme import bundle_readme
 from tsm_edge.export.bundle.report import ExportReport, lines, rows, size_text
 from tsm_edge.export.proof import relax_check
-from tsm_edge.export.proof.traces import NOT_EXECUTED, PASSED, Check, summary
+from tsm_edge.export.proof.tolerances import NOT_EXECUTED, PASSED, Check, summary
 from tsm_edge.export.targets.boards import TARGETS
 
 

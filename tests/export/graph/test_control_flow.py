@@ -66,7 +66,7 @@ def step_of(look):
 @pytest.mark.parametrize("look, line", [(branch, "if x.mean() < -1.5"), (number, "float(y.amax())"), (equal, "torch.equal"),
                                         (filled_memory, "memory.sum() > 0")])
 def test_a_decision_by_the_data_is_refused_by_its_line(look, line):
-    with pytest.raises(InputError, match=r"(?s)decides by what it sees.*found: +test_decisions\.py:\d+: .*" + re.escape(line)
+    with pytest.raises(InputError, match=r"(?s)decides by what it sees.*found: +test_control_flow\.py:\d+: .*" + re.escape(line)
                        + ".*expected:.*do:.*torch.where"):
         refuse_decisions(step_of(look))
 

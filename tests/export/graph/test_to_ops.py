@@ -9,8 +9,16 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from tsm_edge.errors import InputError  # noqa: E402
-from tsm_edge.export.graph.ends import inputs_of  # noqa: E402
-from tsm_edge.export.graph.ops import Add, ApplySplice, Conv, Dense, Fallback, GlobalAveragePool, Layout  # noqa: E402
+from tsm_edge.export.graph.ops import (  # noqa: E402
+    Add,
+    ApplySplice,
+    Conv,
+    Dense,
+    Fallback,
+    GlobalAveragePool,
+    Layout,
+    inputs_of,  # noqa: E402
+)
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")

@@ -20,8 +20,10 @@ from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export import kernels  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
 from tsm_edge.export.library import build as compiling  # noqa: E402
+from tsm_edge.export.library import objects  # noqa: E402
+from tsm_edge.export.library.archive import read_archive  # noqa: E402
 from tsm_edge.export.library.build import build_library  # noqa: E402
-from tsm_edge.export.library.elf import read_archive, read_elf  # noqa: E402
+from tsm_edge.export.library.elf import read_elf  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 
 _spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
@@ -186,11 +188,11 @@ def test_an_interrupted_compilation_begins_no_other_kernel(tmp_path, monkeypatch
         time.sleep(0.02)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(compiling, "_compile", compile_one)
-    monkeypatch.setattr(compiling, "_functions", lambda calls: {f"kernel{i:02d}": None for i in range(50)})
-    monkeypatch.setattr(compiling, "cpu_count", lambda: 2)
+    monkeypatch.setattr(objects, "_compile", compile_one)
+    monkeypatch.setattr(objects, "functions_of", lambda calls: {f"kernel{i:02d}": None for i in range(50)})
+    monkeypatch.setattr(objects, "cpu_count", lambda: 2)
     with pytest.raises(KeyboardInterrupt):
-        compiling.compile_each([], get_target("host"), tmp_path)
+        objects.compile_each([], get_target("host"), tmp_path)
     assert len(begun) < 10
 
 

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
-from tsm_edge.export.library import elf, toolchain
+from tsm_edge.export.library import archive, elf, toolchain
 from tsm_edge.export.library.audit import audit, version_key
 from tsm_edge.export.targets.boards import get_target
 
@@ -114,8 +114,8 @@ def test_archive_has_no_time_and_is_read_by_the_linker(tmp_path):
         (tmp_path / f"{name}.c").write_text(body)
         toolchain.compile_object(compiler, f"{name}.c", f"{name}.o", tmp_path)
     members = [(name, (tmp_path / name).read_bytes()) for name in ("two.o", "one.o")]
-    elf.write_archive(tmp_path / "liball.a", members)
-    assert elf.read_archive(tmp_path / "liball.a") == members
+    archive.write_archive(tmp_path / "liball.a", members)
+    assert archive.read_archive(tmp_path / "liball.a") == members
     toolchain.call(compiler, ["main.o", "liball.a", "-o", "program"], tmp_path, "linking")
     assert subprocess.run([tmp_path / "program"], check=False).returncode == 2
     if shutil.which("nm"):
@@ -132,7 +132,7 @@ def test_hidden_symbols_do_not_leave_a_library(tmp_path):
     toolchain.compile_object(compiler, "a.c", "a.o", tmp_path)
     data = (tmp_path / "a.o").read_bytes()
     assert elf.read_elf(data).exported() == ["kept", "seen"]
-    (tmp_path / "a.o").write_bytes(elf.hide_symbols(data, keep={"kept"}))
+    (tmp_path / "a.o").write_bytes(archive.hide_symbols(data, keep={"kept"}))
     assert elf.read_elf(tmp_path / "a.o").exported() == ["kept"]
     toolchain.link_shared(compiler, target, ["a.o"], "liba.so", tmp_path)
     assert elf.read_elf(tmp_path / "liba.so").exported() == ["kept"]
@@ -194,7 +194,7 @@ def test_archive_that_calls_more_than_libm_is_refused(tmp_path):
     (tmp_path / "a.c").write_text("float expf(float); void *malloc(unsigned long); float f(float x) { "
                                   "return expf(x) + (malloc(3) != 0); }")
     toolchain.compile_object(compiler, "a.c", "a.o", tmp_path)
-    elf.write_archive(tmp_path / "a.a", [("a.o", (tmp_path / "a.o").read_bytes())])
+    archive.write_archive(tmp_path / "a.a", [("a.o", (tmp_path / "a.o").read_bytes())])
     problems = audit(tmp_path / "a.a", target).problems
     assert problems == ["malloc, which neither the runtime nor libm offers"]
 

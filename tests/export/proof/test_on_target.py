@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tsm_edge.export.proof import on_target
-from tsm_edge.export.proof.traces import FAILED, NOT_EXECUTED, PASSED
+from tsm_edge.export.proof.tolerances import FAILED, NOT_EXECUTED, PASSED
 from tsm_edge.export.targets.boards import TARGETS
 
 

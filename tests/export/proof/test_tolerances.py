@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from tsm_edge.errors import CheckFailedError
+from tsm_edge.export.proof import tolerances as bounds
 from tsm_edge.export.proof import traces
-from tsm_edge.export.proof.traces import FAILED, NOT_EXECUTED, PASSED, Check, Trace, compare
+from tsm_edge.export.proof.tolerances import FAILED, NOT_EXECUTED, PASSED, Check, compare
+from tsm_edge.export.proof.traces import Trace
 
 
 def moving_trace(seed=0, frames=16, classes=27):
@@ -23,15 +25,15 @@ def test_equal_traces_pass_and_are_measured():
 
 
 def test_the_tolerance_is_relative_to_the_size_of_the_logits_and_at_least_absolute():
-    assert traces.tolerance_for(np.array([0.01])) == pytest.approx(1e-4)
-    assert traces.tolerance_for(np.array([-20.0])) == pytest.approx(2e-3)
+    assert bounds.tolerance_for(np.array([0.01])) == pytest.approx(1e-4)
+    assert bounds.tolerance_for(np.array([-20.0])) == pytest.approx(2e-3)
 
 
 def test_a_difference_just_above_the_tolerance_fails_and_just_below_passes():
     good = moving_trace()
     for factor, status in ((0.9, PASSED), (1.1, FAILED)):
         bad = moving_trace()
-        bad.logits[3, 2] += factor * traces.tolerance_for(good.logits)
+        bad.logits[3, 2] += factor * bounds.tolerance_for(good.logits)
         assert compare("c", good, bad).status == status
 
 
@@ -90,7 +92,7 @@ def test_a_failed_check_raises_with_its_measurements_and_exit_code_1():
     bad = moving_trace()
     bad.logits[3, 2] += 1
     with pytest.raises(CheckFailedError) as error:
-        traces.require([compare("library vs torch", moving_trace(), bad)])
+        bounds.require([compare("library vs torch", moving_trace(), bad)])
     assert error.value.exit_code == 1
     assert "library vs torch" in error.value.problem and "logits differ by 1" in error.value.found
     assert "tolerance" in error.value.expected and error.value.do
@@ -98,11 +100,11 @@ def test_a_failed_check_raises_with_its_measurements_and_exit_code_1():
 
 def test_what_was_not_executed_is_never_called_passed():
     done, undone = Check("a", PASSED, frames=16), Check("b", NOT_EXECUTED)
-    assert traces.summary([done, undone])["status"] == NOT_EXECUTED
-    assert traces.summary([])["status"] == NOT_EXECUTED
-    assert traces.summary([done, undone, Check("c", FAILED)])["status"] == FAILED
-    assert traces.summary([done])["status"] == PASSED
-    assert traces.summary([done])["frames"] == 16
+    assert bounds.summary([done, undone])["status"] == NOT_EXECUTED
+    assert bounds.summary([])["status"] == NOT_EXECUTED
+    assert bounds.summary([done, undone, Check("c", FAILED)])["status"] == FAILED
+    assert bounds.summary([done])["status"] == PASSED
+    assert bounds.summary([done])["frames"] == 16
 
 
 def noisy_trace(size, seed):
@@ -154,6 +156,6 @@ def test_fewer_frames_are_compared_with_the_rounding_of_the_same_frames():
 def test_elsewhere_a_library_in_half_precision_may_be_off_by_what_it_was_off_by_here():
     good, got = moving_trace(), moving_trace()
     got.logits[3, 2] += 0.5
-    tolerances = traces.half_tolerances(good, got)
+    tolerances = bounds.half_tolerances(good, got)
     assert tolerances["logits"] == pytest.approx(1.25 * 0.5 / np.abs(good.logits).max(), rel=1e-4)
-    assert {tolerances[name] for name in good.caches} == {traces.RELATIVE_TOLERANCE["fp16"]}
+    assert {tolerances[name] for name in good.caches} == {bounds.RELATIVE_TOLERANCE["fp16"]}

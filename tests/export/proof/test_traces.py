@@ -5,8 +5,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
 from torch import nn  # noqa: E402
 
-from tsm_edge.export.proof import traces  # noqa: E402
-from tsm_edge.export.proof.traces import FAILED, PASSED  # noqa: E402
+from tsm_edge.export.proof import tolerances, traces  # noqa: E402
+from tsm_edge.export.proof.tolerances import FAILED, PASSED  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
 from tsm_edge.step import StepNetwork  # noqa: E402
@@ -75,7 +75,7 @@ def test_the_clip_trace_leaves_the_network_as_it_was(small):
 
 def test_stepping_equals_the_clip_network_in_logits_and_caches(small):
     net, step, inputs, reference = small
-    check = traces.compare("c", traces.clip_trace(net, inputs, step.cache_specs), reference)
+    check = tolerances.compare("c", traces.clip_trace(net, inputs, step.cache_specs), reference)
     assert check.status == PASSED and check.argmax_flips == 0, check.detail
 
 

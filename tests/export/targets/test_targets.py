@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tsm_edge.errors import InputError
-from tsm_edge.export.targets import boards
-from tsm_edge.export.targets.boards import TARGETS, Target, get_target
+from tsm_edge.export.targets import boards, host
+from tsm_edge.export.targets.boards import TARGETS, get_target
+from tsm_edge.export.targets.target import Target
 
 PROMISED = ("jetson-nano jetson-tx2 jetson-xavier-nx jetson-orin-nano raspberry-pi-3 raspberry-pi-4 raspberry-pi-5 "
             "raspberry-pi-32bit android-arm64 android-arm64-dotprod galaxy-note8 pixel-1 host").split()
@@ -71,11 +72,11 @@ def test_an_ndk_turns_the_android_archive_into_a_shared_library(monkeypatch):
 
 
 def test_a_foreign_host_is_refused_in_plain_words(monkeypatch):
-    monkeypatch.setattr(boards.platform, "system", lambda: "Plan9")
-    boards.detect_host.cache_clear()
+    monkeypatch.setattr(host.platform, "system", lambda: "Plan9")
+    host.detect_host.cache_clear()
     try:
         with pytest.raises(InputError) as error:
-            boards.detect_host()
+            host.detect_host()
     finally:
-        boards.detect_host.cache_clear()
+        host.detect_host.cache_clear()
     assert "Plan9" in error.value.found and "Linux" in error.value.expected and "board" in error.value.do

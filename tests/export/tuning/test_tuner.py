@@ -25,9 +25,11 @@ from tsm_edge.errors import InputError, MissingComponentError  # noqa: E402
 from tsm_edge.export import cli, kernels  # noqa: E402
 from tsm_edge.export.graph import ops  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
+from tsm_edge.export.kernels.calls import make_kernel  # noqa: E402
 from tsm_edge.export.kernels.choose import choices  # noqa: E402
+from tsm_edge.export.kernels.choose import record as records  # noqa: E402
 from tsm_edge.export.kernels.choose.choices import Choices  # noqa: E402
-from tsm_edge.export.library.build import build_library, make_kernel  # noqa: E402
+from tsm_edge.export.library.build import build_library  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 from tsm_edge.export.tuning import clock as measure  # noqa: E402
 from tsm_edge.export.tuning import tuner as tuning  # noqa: E402
@@ -53,10 +55,10 @@ def kernels_of(step, target=HOST):
 
 def record_for(step, target=HOST, **choose):
     """A record that was not measured, with the same choices for each kernel of a kind."""
-    record = tuning.Record(tuning.features(target), target.threads)
+    record = records.Record(records.features(target), target.threads)
     for symbol, kernel in kernels_of(step, target).items():
         chosen = choose.get(kernel.kind, Choices())
-        record.entries[symbol] = tuning.Entry(symbol, kernel.kind, chosen, 1e-6, 2e-6, 3)
+        record.entries[symbol] = records.Entry(symbol, kernel.kind, chosen, 1e-6, 2e-6, 3)
     return record
 
 
@@ -77,7 +79,7 @@ def test_a_network_is_tuned_on_this_machine_and_the_record_survives_writing_and_
     assert [entry.tried for entry in record.entries.values()] == [1, 1]
     for entry in record.entries.values():
         assert 0 < entry.seconds <= entry.default_seconds < 0.1
-    again = tuning.read_record(path)
+    again = records.read_record(path)
     assert again.text() == record.text() == path.read_text() and again.entries == record.entries
     assert path.read_text().count("\n") == 1 + len(record.entries)
     assert tuning.prepare(path, HOST).entries == record.entries
@@ -137,14 +139,14 @@ def test_a_budget_is_shared_between_kernels_and_groups_of_parameters(monkeypatch
 def test_tuning_again_keeps_what_an_older_record_of_the_same_target_knew(monkeypatch, tmp_path, network):
     path, said = tmp_path / "r.jsonl", []
     old = record_for(network[1], **OTHER)
-    old.entries["conv_other"] = tuning.Entry("conv_other", "conv", Choices(tile=(2, 1)), 1e-6, 2e-6, 7)
+    old.entries["conv_other"] = records.Entry("conv_other", "conv", Choices(tile=(2, 1)), 1e-6, 2e-6, 7)
     old.write(path)
     monkeypatch.setattr(measure, "measure", Clock(lambda symbol: 1))
     new = tuning.Tuner(path, candidates=1).run(network[1], HOST, note=said.append)
     assert said[0] == f"{path} keeps its 3 kernels until they are measured again"
     changed = [symbol for symbol, entry in old.entries.items() if new.entries[symbol] != entry]
     assert set(new.entries) == set(old.entries) and len(changed) == 1 and new.entries[changed[0]].tried == 1
-    assert tuning.read_record(path).entries == new.entries
+    assert records.read_record(path).entries == new.entries
     again = tuning.Tuner(path, candidates=1).run(network[1], replace(HOST, threads=2), note=said.append)
     assert len(again.entries) == 1 and any("will be replaced" in text and "number of threads" in text for text in said)
 
@@ -228,9 +230,9 @@ def test_a_record_gives_the_same_library_each_time_and_the_same_results(tmp_path
 
 
 def test_a_record_of_another_network_changes_nothing_and_says_so(network):
-    record = tuning.Record(tuning.features(HOST), 1, entries={
-        "conv_1": tuning.Entry("conv_1", "conv", Choices(tile=(2, 2)), 1e-6, 2e-6, 1)}, name="theirs")
-    applied = tuning.Applied(record)
+    record = records.Record(records.features(HOST), 1, entries={
+        "conv_1": records.Entry("conv_1", "conv", Choices(tile=(2, 2)), 1e-6, 2e-6, 1)}, name="theirs")
+    applied = records.Applied(record)
     for kernel in kernels_of(network[1]).values():
         assert applied(kernel) is None
     assert applied.note() == "the tuning record theirs has no kernel of this network: it changes nothing"
@@ -266,7 +268,7 @@ def test_an_entry_of_another_kind_than_the_kernels_is_refused(network):
     symbol, kernel = next((symbol, kernel) for symbol, kernel in kernels_of(network[1]).items() if kernel.kind == "conv")
     record.entries[symbol] = replace(record.entries[symbol], kind="pointwise")
     with pytest.raises(InputError, match="cannot be used") as error:
-        tuning.Applied(record)(kernel)
+        records.Applied(record)(kernel)
     assert error.value.found == f"{symbol} is of kind 'conv', not 'pointwise'"
 
 
@@ -488,7 +490,7 @@ def test_a_board_that_fails_later_leaves_what_was_measured(monkeypatch, tmp_path
     monkeypatch.setattr(measure, "measure", gone)
     with pytest.raises(InputError, match="gone"):
         tuning.Tuner(path, candidates=2).run(network[1], HOST, note=said.append)
-    assert len(tuning.read_record(path).entries) == 1 and said[-1] == f"the kernels measured so far are in {path}"
+    assert len(records.read_record(path).entries) == 1 and said[-1] == f"the kernels measured so far are in {path}"
 
 
 @pytest.mark.slow

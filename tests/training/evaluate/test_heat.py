@@ -11,8 +11,8 @@ from tsm_edge import create_model  # noqa: E402
 from tsm_edge.attention import attention_maps  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
+from tsm_edge.training.evaluate.clips import Clips  # noqa: E402
 from tsm_edge.training.evaluate.heat import overlay, write_attention  # noqa: E402
-from tsm_edge.training.evaluate.run import Clips  # noqa: E402
 
 
 @pytest.mark.parametrize("name, options", [("mobilenet_v2", {"width": 0.35}), ("mobilenet_v2", {"width": 0.35, "shift": "offline"}),

@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import TsmEdgeError  # noqa: E402
 from tsm_edge.training.data import streams  # noqa: E402
+from tsm_edge.training.evaluate import clips as clip_room  # noqa: E402
 from tsm_edge.training.evaluate import run as ev  # noqa: E402
 from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
 
@@ -30,7 +31,7 @@ def online(checkpoint):
 def test_stepping_equals_the_network_over_whole_clips(online, clips):
     args = options(online, clips)
     model = ev.open_model(args)
-    some = ev._clips(args, model)
+    some = clip_room.open_clips(args, model)
     stepped, whole = ev.step_logits(model, some), ev.clip_forward(model.net, some)
     assert stepped.shape == (15, 4, 3) and np.ptp(whole, axis=0).min() > 0
     assert np.abs(stepped - whole).max() < 1e-4 * np.abs(whole).max()
@@ -85,7 +86,7 @@ def test_networks_that_see_whole_clips_are_measured_as_such(checkpoint, clips, s
 
     net = open_network(path)
     args = options(path, clips)
-    some = ev._clips(args, ev.open_model(args))
+    some = clip_room.open_clips(args, ev.open_model(args))
     answers = clip_logits(ev.clip_forward(net, some)).argmax(1)
     assert found["top1"] == pytest.approx(float((answers == some.labels).mean()))
     with pytest.raises(TsmEdgeError, match="only online networks"):
@@ -141,7 +142,7 @@ class Oracle:
 def test_a_perfect_model_has_perfect_figures_on_a_joined_stream(rest):
     names = ["left", "right", rest]  # the background is what the events' settings say, however it is called
     made = [np.concatenate([np.full((3, 2, 2, 3), 2, np.uint8), np.full((5, 2, 2, 3), k, np.uint8)]) for k in range(3)]
-    some = ev.Clips(lambda i: made[i], [0, 1, 2], names, 4.0)
+    some = clip_room.Clips(lambda i: made[i], [0, 1, 2], names, 4.0)
     oracle = Oracle(names)
     found = streams.joined(oracle, some, 60.0).figures(oracle.manifest["events"])
     assert found["exactly_one"] == found["recognised"] == 1.0 and found["false_events"] == 0
@@ -220,14 +221,14 @@ def test_clips_are_sampled_as_in_training(tmp_path, training, more, wanted, word
         write_numbered(tmp_path / name / "0.avi", 40, 10)
     model = Oracle(["a", "b"], fps=2.0)
     model.training = training
-    some = ev._clips(options("x", tmp_path, "--frames", 4, *more), model)
+    some = clip_room.open_clips(options("x", tmp_path, "--frames", 4, *more), model)
     assert frame_numbers(some.read(1)) == wanted and some.sampling == words
 
 
 def test_a_joined_stream_has_whole_clips_at_the_models_rate(tmp_path):
     write_numbered(tmp_path / "a" / "0.avi", 40, 10)
     write_numbered(tmp_path / "b" / "0.avi", 20, 10)
-    some = ev._clips(options("x", tmp_path, "--frames", 4), Oracle(["a", "b"], fps=2.0))
+    some = clip_room.open_clips(options("x", tmp_path, "--frames", 4), Oracle(["a", "b"], fps=2.0))
     assert frame_numbers(some.film(0, 99)) == [2, 7, 12, 17, 22, 27, 32, 37]  # two of ten frames a second, four seconds long
     assert frame_numbers(some.film(1, 99)) == [2, 7, 12, 17] and len(some.film(0, 3)) == 3
 
@@ -299,7 +300,7 @@ def test_numbers_and_paths_are_refused_before_any_work(wrong, words, monkeypatch
 ])
 def test_what_a_model_cannot_do_is_refused_before_any_work(checkpoint, shift, wrong, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ev, "_clips", lambda args, model: pytest.fail("the clips were opened"))
+    monkeypatch.setattr(ev, "open_clips", lambda args, model: pytest.fail("the clips were opened"))
     with pytest.raises(TsmEdgeError) as error:
         ev._main([str(checkpoint(shift=shift)), "--data", "gestures", *wrong])
     assert words in str(error.value)
