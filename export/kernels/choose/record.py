@@ -105,7 +105,7 @@ def features(target):
 
 def shipped(target):
     """The record that comes with the package for the target of this name; None if there is none, or none that fits."""
-    path = Path(__file__).resolve().parents[1] / "tuning_records" / f"{target.name}.jsonl"
+    path = Path(__file__).with_name("records") / f"{target.name}.jsonl"
     if not path.is_file():
         return None
     try:

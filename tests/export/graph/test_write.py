@@ -103,7 +103,7 @@ def test_the_same_network_gives_the_same_bytes_in_another_process(small, tmp_pat
 import torch; torch.set_num_threads(1)
 from tsm_edge import create_model
 from tsm_edge.step import StepNetwork
-from tsm_edge.export.onnx_graph import export_onnx
+from tsm_edge.export.graph.write import export_onnx
 torch.manual_seed(0)
 net = create_model("resnet18", 3, input_size=64)
 export_onnx(StepNetwork(net), {str(tmp_path / "other.onnx")!r}, {MANIFEST!r})
