@@ -10,6 +10,7 @@ import numpy as np
 
 from tsm_edge.errors import MissingComponentError
 from tsm_edge.export.kernels.write.base import ScratchArg, WeightArg
+from tsm_edge.runtimes.c_sources import FOLDER
 
 # One case a run: `driver CASE CALLS` reads the tensors from in.CASE, calls the kernel and writes them to out.CASE.
 # Each tensor ends where a page ends that may not be touched (up to the 64 bytes its start is aligned to).
@@ -104,8 +105,7 @@ def build_driver(kernels, target, folder, tasks=1):
     lines.append(f"static const job jobs[] = {{{', '.join(jobs)}}};")
     source = _DRIVER.replace("CASES", "\n".join(lines), 1).replace("TASKS", str(tasks))
     (folder / "driver.c").write_text(source)
-    runtime = Path(__file__).resolve().parents[1] / "runtimes" / "c"
-    command = [compiler, "-O1", "-w", "-static", f"-I{runtime}", "driver.c", "kernels.o", "-lm", "-o", "driver"]
+    command = [compiler, "-O1", "-w", "-static", f"-I{FOLDER}", "driver.c", "kernels.o", "-lm", "-o", "driver"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "driver"
 

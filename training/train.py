@@ -342,7 +342,7 @@ def make_network(args, source, classes, fps):
     ------
     InputError, CheckpointError
     """
-    from ..backbones import create_model
+    from ..models import create_model
 
     shift = None if args.shift == "none" else args.shift
     kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,

@@ -66,7 +66,6 @@ def errors(reference, got):
 
 def library_trace(bundle, target, inputs, work):
     """Chain the bundle's library over inputs (float32 [T, 3, H, W]) under the emulator. Returns (verify.Trace, how it was run)."""
-    import tsm_edge.runtimes
     from tsm_edge.export.proof import on_target
 
     prefix, how = on_target.emulator(target)
@@ -76,8 +75,7 @@ def library_trace(bundle, target, inputs, work):
     if prefix and folder is None:
         raise MissingComponentError("there is no C library for the emulator", found="no AArch64 glibc",
                                     expected="/usr/aarch64-linux-gnu", do="apt install libc6-dev-arm64-cross")
-    command = on_target.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target,
-                                  Path(tsm_edge.runtimes.__file__).resolve().parent / "c", work, False)
+    command = on_target.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target, work, False)
     trace, _, _ = on_target.replay([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
     return trace, how
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tsm_edge.errors import BundleError
+from tsm_edge.runtimes.c_sources import HEADER, library_sources
 
 # CMake's names of the processors that an architecture's archive can be linked for
 _PROCESSORS = {"aarch64": "aarch64|arm64", "armv7l": "armv7", "x86_64": "x86_64|AMD64|amd64"}
@@ -59,24 +59,7 @@ endif()
 """
 
 
-def runtime_sources(folder):
-    """The runtime's .c and .h files in `folder` that belong into a library: no replay program, no public header.
-
-    Returns
-    -------
-    (list of Path, list of Path)
-        Sources and internal headers, sorted.
-    """
-    folder = Path(folder)
-    sources = [path for path in sorted(folder.glob("*.c")) if path.name != "tsm_replay.c"]
-    headers = [path for path in sorted(folder.glob("*.h")) if path.name != "tsm_edge.h"]
-    if not sources:
-        raise BundleError(f"{folder} holds no runtime", found="no .c files", expected="the C runtime's sources",
-                          do="reinstall tsm-edge")
-    return sources, headers
-
-
-def write_cmake_package(folder, archive, runtime, target):
+def write_cmake_package(folder, archive, target):
     """Write CMakeLists.txt, tsm_edge-config.cmake, the archive and the runtime's sources into the bundle `folder`.
 
     Parameters
@@ -85,16 +68,14 @@ def write_cmake_package(folder, archive, runtime, target):
         The bundle.
     archive : Path
         libtsm_model.a for `target`.
-    runtime : Path
-        Folder of the C runtime.
     target : Target
     """
     folder, archive = Path(folder), Path(archive)
-    sources, headers = runtime_sources(runtime)
+    sources, headers = library_sources()
     (folder / "src").mkdir(parents=True, exist_ok=True)
     for path in sources + headers:
         shutil.copyfile(path, folder / "src" / path.name)
-    shutil.copyfile(Path(runtime) / "tsm_edge.h", folder / "tsm_edge.h")
+    shutil.copyfile(HEADER, folder / HEADER.name)
     if archive.resolve() != (folder / archive.name).resolve():
         shutil.copyfile(archive, folder / archive.name)
     listed = "".join(f'  "${{CMAKE_CURRENT_LIST_DIR}}/src/{path.name}"\n' for path in sources).rstrip("\n")

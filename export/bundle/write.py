@@ -4,13 +4,15 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from tsm_edge.runtimes import c_sources
+
 from .folder import list_files, new_folder
 from .golden import cache_size, golden_count, write_golden
 from .report import ExportReport
 
 
 def runtime_folder(name):
-    """A folder of the installed runtimes: "c" or "device"."""
+    """A folder of the installed runtimes: "device"."""
     import tsm_edge.runtimes
 
     return Path(tsm_edge.runtimes.__file__).resolve().parent / name
@@ -33,10 +35,10 @@ def fill_folder(shown, work, manifest, target, library, checks, results, frames,
     with new_folder(shown) as folder:
         shutil.copyfile(work / "model.onnx", folder / "model.onnx")
         if target.link == "static":
-            write_cmake_package(folder, library.path, runtime_folder("c"), target)
+            write_cmake_package(folder, library.path, target)
         else:
             shutil.copyfile(library.path, folder / library.path.name)
-            shutil.copyfile(runtime_folder("c") / "tsm_edge.h", folder / "tsm_edge.h")
+            shutil.copyfile(c_sources.HEADER, folder / c_sources.HEADER.name)
         write_golden(folder / "golden.npz", frames[:count], inputs[:count], reference.head(count))
         if target.os == "linux":
             (folder / "device").mkdir()

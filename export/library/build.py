@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tsm_edge.export.kernels.calls import build_kernels
 from tsm_edge.export.kernels.choose.record import Applied
+from tsm_edge.runtimes.c_sources import EXPORTS, HEADER, library_sources
 
 from . import archive, toolchain
 from .audit import Audit, audit
@@ -18,7 +19,6 @@ from .memory import make_plan
 from .objects import compile_each, import_tvm
 from .plan_c import WEIGHTS_FILE, write_plan
 
-RUNTIME_SOURCES = ("tsm_edge.c", "tsm_stream.c", "tsm_run.c", "tsm_threads.c", "tsm_convert.c", "tsm_preprocess.c")
 SHARED_NAME, STATIC_NAME = "libtsm_model.so", "libtsm_model.a"
 
 
@@ -130,17 +130,10 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
         timings=timer.seconds, notes=[applied.note()] if applied else [], program=program, kernel_calls=calls)
 
 
-def runtime_folder():
-    """Folder of the C runtime's sources."""
-    import tsm_edge.runtimes
-
-    return Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
-
-
 def _link(compiler, target, workdir, kernel_objects):
     # the sources are copied beside the plan and compiled by relative names: nothing of this machine's paths gets in
-    runtime = runtime_folder()
-    for header in sorted(runtime.glob("*.h")):
+    sources, headers = library_sources()
+    for header in (HEADER, *headers):
         shutil.copyfile(header, workdir / header.name)
     toolchain.compile_object(compiler, "plan.c", "plan.o", workdir, include=["."])
     if target.link == "static":
@@ -149,10 +142,10 @@ def _link(compiler, target, workdir, kernel_objects):
         archive.write_archive(path, members)
         return path
     objects = ["plan.o", *kernel_objects]
-    for name in RUNTIME_SOURCES:
-        shutil.copyfile(runtime / name, workdir / name)
-        toolchain.compile_object(compiler, name, Path(name).stem + ".o", workdir, include=["."])
-        objects.append(Path(name).stem + ".o")
-    shutil.copyfile(runtime / "tsm_edge.map", workdir / "tsm_edge.map")
-    toolchain.link_shared(compiler, target, objects, SHARED_NAME, workdir, "tsm_edge.map")
+    for source in sources:
+        shutil.copyfile(source, workdir / source.name)
+        toolchain.compile_object(compiler, source.name, source.stem + ".o", workdir, include=["."])
+        objects.append(source.stem + ".o")
+    shutil.copyfile(EXPORTS, workdir / EXPORTS.name)
+    toolchain.link_shared(compiler, target, objects, SHARED_NAME, workdir, EXPORTS.name)
     return workdir / SHARED_NAME

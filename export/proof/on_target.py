@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import MissingComponentError
-from tsm_edge.export.bundle.android import runtime_sources
 from tsm_edge.export.library import toolchain
+from tsm_edge.runtimes.c_sources import FOLDER, REPLAY, library_sources
 
 from . import tolerances
 from .tolerances import FAILED, NOT_EXECUTED, Check
@@ -85,7 +85,7 @@ def _network(library):
     return [path for path in (folder / "plan.o", *sorted(folder.glob("kernel.*.o"))) if path.exists()]
 
 
-def build_replay(library, target, runtime, work, static, cc=None):
+def build_replay(library, target, work, static, cc=None):
     """Build the replay program.
 
     Parameters
@@ -93,8 +93,6 @@ def build_replay(library, target, runtime, work, static, cc=None):
     library : LibraryReport
         `path` of the library: a shared one, with the objects it was linked from beside it, or an archive.
     target : Target
-    runtime : Path
-        Folder of the C runtime's sources.
     work : Path
         An existing folder for the program.
     static : bool
@@ -109,13 +107,12 @@ def build_replay(library, target, runtime, work, static, cc=None):
     """
     program = Path(work) / "tsm_replay"
     if static:
-        sources, _ = runtime_sources(runtime)
+        sources, _ = library_sources()
         _run([*zig(), "cc", "-target", _MUSL[target.arch], "-O2", "-std=gnu11", "-static", "-DTSM_REPLAY_STATIC",
-              "-I", runtime, runtime / "tsm_replay.c", *sources, *_network(library), "-lm", "-lpthread", "-o", program],
+              "-I", FOLDER, REPLAY, *sources, *_network(library), "-lm", "-lpthread", "-o", program],
              "linking the static replay program")
         return [str(program), "-"]
-    toolchain.link_program(toolchain.find_compiler(target, cc), target, [runtime / "tsm_replay.c"], program, work,
-                           include=[runtime])
+    toolchain.link_program(toolchain.find_compiler(target, cc), target, [REPLAY], program, work, include=[FOLDER])
     return [str(program), str(library.path)]
 
 
@@ -167,9 +164,6 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     Check
         PASSED or FAILED as measured; NOT_EXECUTED, with the reason, where there is nothing to run it with.
     """
-    import tsm_edge.runtimes
-
-    runtime = Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
     prefix, how = emulator(target)
@@ -186,7 +180,7 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
             static = True
             how += ", the same compiled network linked with musl libc (no glibc of this architecture is installed)"
     try:
-        command = build_replay(library, target, runtime, work, static, cc)
+        command = build_replay(library, target, work, static, cc)
         trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, 0)
         if keep:
             keep(trace)

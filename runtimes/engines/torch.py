@@ -141,8 +141,8 @@ class TorchStream(EngineStream):
 
 
 def _network_of(path):
-    from tsm_edge.backbones import create_model
     from tsm_edge.checkpoints import load_checkpoint
+    from tsm_edge.models import create_model
 
     checkpoint = load_checkpoint(path)
     return create_model(checkpoint.arch, checkpoint=path)

@@ -12,12 +12,12 @@ torch = pytest.importorskip("torch", reason="torch (extra [export]) is not insta
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 
 from tsm_edge import default  # noqa: E402
-from tsm_edge.backbones import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
 from tsm_edge.export import cli, pipeline  # noqa: E402
 from tsm_edge.export.bundle.report import ExportReport  # noqa: E402
 from tsm_edge.export.proof import on_target  # noqa: E402
 from tsm_edge.export.targets.boards import TARGETS  # noqa: E402
+from tsm_edge.models import create_model  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 
 

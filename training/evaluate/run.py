@@ -203,7 +203,7 @@ def _tune_events(args, model, clips):
 
 def _run_online(args, model, clips, past):
     """Top-1 of an offline network's weights, stepped."""
-    from tsm_edge.backbones import create_model
+    from tsm_edge.models import create_model
     from tsm_edge.runtimes.engines.torch import TorchModel
 
     online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=past)

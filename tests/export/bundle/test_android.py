@@ -2,17 +2,15 @@
 import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-import tsm_edge.runtimes
 from tsm_edge.errors import BundleError
 from tsm_edge.export.bundle import android
 from tsm_edge.export.proof import on_target
 from tsm_edge.export.targets.boards import TARGETS
+from tsm_edge.runtimes.c_sources import library_sources
 
-RUNTIME = Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
 APP = r"""
 #include <stdio.h>
 #include <tsm_edge.h>
@@ -43,7 +41,7 @@ target_link_libraries(app PRIVATE tsm_edge::model)
 
 
 def make_project(folder, library, target, take):
-    android.write_cmake_package(folder / "package", library.path.with_name("libtsm_model.a"), RUNTIME, target)
+    android.write_cmake_package(folder / "package", library.path.with_name("libtsm_model.a"), target)
     (folder / "app.c").write_text(APP)
     (folder / "CMakeLists.txt").write_text(CMAKE.format(take=PROJECTS[take].format(package=folder / "package")))
     return folder
@@ -133,4 +131,4 @@ def test_with_an_ndk_the_bundle_holds_a_shared_library_for_16_kb_pages(tmp_path,
 
 def test_a_missing_runtime_is_named(tmp_path):
     with pytest.raises(BundleError, match="no runtime"):
-        android.runtime_sources(tmp_path)
+        library_sources(tmp_path)

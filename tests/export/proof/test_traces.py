@@ -157,7 +157,7 @@ def test_still_frames_are_refused_as_proof(small):
 
 def test_default_random_weights_are_refused_as_proof():
     torch.manual_seed(0)
-    from tsm_edge.backbones import create_model
+    from tsm_edge.models import create_model
     net = create_model("mobilenet_v2", 27, input_size=64).eval()
     step = StepNetwork(net, (64, 64))
     assert traces.check_movement(traces.step_trace(step, image_like_frames(4, 64, 0))).status == FAILED

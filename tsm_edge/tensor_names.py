@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from .backbones import _RESNETS, _STAGES, build, mobilenet_channels
+from .backbones import RESNETS, STAGES, build, mobilenet_channels
 
 HEADS = {"mobilenet_v2": "classifier", "resnet18": "fc", "resnet50": "fc"}
 
@@ -124,10 +124,10 @@ def _mobilenet_of_mmaction2(name):
     name = re.sub(r"^conv1\.conv\.", "features.0.0.", re.sub(r"^conv1\.bn\.", "features.0.1.", name))
     name = re.sub(r"^conv2\.conv\.", "features.18.0.", re.sub(r"^conv2\.bn\.", "features.18.1.", name))
     match = re.match(r"layer(\d)\.(\d+)\.conv\.(\d)\.(conv|bn)\.(.+)$", name)
-    if not match or not 1 <= int(match[1]) <= len(_STAGES):
+    if not match or not 1 <= int(match[1]) <= len(STAGES):
         return name
     stage, block, module = (int(v) for v in match.groups()[:3])
-    index = 1 + sum(blocks for _, _, blocks, _ in _STAGES[:stage - 1]) + block
+    index = 1 + sum(blocks for _, _, blocks, _ in STAGES[:stage - 1]) + block
     return f"features.{index}.conv.{3 * module + (match[4] == 'bn')}.{match[5]}"
 
 
@@ -144,7 +144,7 @@ def measure(weights):
     else:
         blocks = tuple(len({m[1] for m in (re.match(rf"layer{s}\.(\d+)\.", name) for name in weights) if m}) for s in range(1, 5))
         arch = "resnet50" if any(".conv3." in name for name in weights) else "resnet18"
-        if blocks != _RESNETS[arch]:
+        if blocks != RESNETS[arch]:
             raise UnknownLayout("it holds a ResNet of another depth", f"blocks {blocks}",
                                 "ResNet-18 with blocks (2, 2, 2, 2) or ResNet-50 with blocks (3, 4, 6, 3)",
                                 "train one of those, or shift your own network with tsm_edge.shift.insert_shifts")
@@ -161,7 +161,7 @@ def _width(weights):
         return int(weights[name].shape[0]) if name in weights and weights[name].ndim else 0
 
     index, stages = 1, []
-    for expansion, _, blocks, _ in _STAGES:
+    for expansion, _, blocks, _ in STAGES:
         stages.append(channels(f"features.{index}.conv.{3 if expansion == 1 else 6}.weight"))
         index += blocks
     found = channels("features.0.0.weight"), tuple(stages), channels(f"features.{index}.0.weight")
