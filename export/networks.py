@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 from tsm_edge.errors import InputError
-
-from .verify import one_thread
+from tsm_edge.export.proof.traces import one_thread
 
 
 def _check_class_count(classes, num_classes, whose):
