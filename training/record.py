@@ -86,7 +86,7 @@ def _main(argv):
     if args.json:
         print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
     else:
-        print(f"next: the other classes, then tsm-train --init default --data {args.output} --output runs/mine")
+        print(f"next: the other classes, then tsm-train --init default --data {quote(str(args.output))} --output runs/mine")
     print(f"PASSED {len(made)} clips in {folder}", file=sys.stderr if args.json else sys.stdout)
     return 0
 

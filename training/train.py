@@ -16,6 +16,7 @@ from pathlib import Path
 
 from ..cli import choose
 from ..errors import InputError
+from ..shell import quote
 
 EXAMPLES = """examples:
   tsm-train --data gestures --output runs/gestures            the rendered gestures, from scratch
@@ -169,9 +170,10 @@ def _main(argv):
         dist.destroy_process_group()
     if chief:
         final = folder / "final.pth"
+        target = "host" if sys.platform.startswith("linux") else "jetson-nano"  # the host target is Linux's
         loss = trainer.history[-1] if trainer.history else None
         result = {"checkpoint": str(final), "validation_top1": accuracy, "loss": loss, "steps": trainer.step, "classes": classes}
-        print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {final} --target host")
+        print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {quote(str(final))} --target {target}")
         measured = "" if accuracy is None else f", validation top-1 {accuracy:.2%}"
         verdict = f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured
         print(verdict, file=sys.stderr if args.json else sys.stdout)
