@@ -131,7 +131,7 @@ def new_folder(output):
         check_output(output)  # minutes have passed since the first look
         try:
             _put_in_place(temporary, output)
-        except OSError as error:  # Windows lets nobody move what a program has open
+        except PermissionError as error:  # Windows lets nobody move what a program has open
             raise _unwritable(output, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
