@@ -99,17 +99,17 @@ def _put_in_place(new, output):
     if output.exists() and not os.listdir(output):
         output.rmdir()  # Windows renames over nothing, be it empty
     if not output.exists():
-        os.rename(new, output)
+        os.replace(new, output)
         return
     if _exchange(new, output):
         shutil.rmtree(new, ignore_errors=True)
         return
     old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex[:12]}")
-    os.rename(output, old)
+    os.replace(output, old)
     try:
-        os.rename(new, output)
+        os.replace(new, output)
     except BaseException:
-        os.rename(old, output)
+        os.replace(old, output)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

@@ -109,7 +109,7 @@ def _start(path, asked):
 
 def _finish(part, path, record):
     (part / "cache.json").write_bytes(json.dumps(record, indent=1).encode())
-    part.rename(path)
+    part.replace(path)
 
 
 def _render_jobs(jobs, workers, count):
