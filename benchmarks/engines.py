@@ -23,7 +23,7 @@ class Ours:
 
         self.model = tsm_edge.load(bundle, backend=backend or "native", threads=threads)
         if profile:
-            from tsm_edge.runtimes.native import NativeStream
+            from tsm_edge.runtimes.engines.native import NativeStream
 
             self.stream = NativeStream(self.model, "RGB", None, None, profile=True)
         else:
@@ -63,7 +63,7 @@ def open_engine(name, bundle, threads, workdir):
 
 def with_tvm(bundle, backends):
     """The back ends asked for, and tvm where the bundle holds a library for TVM's runtime and TVM is installed."""
-    from tsm_edge.runtimes.tvm_library import LIBRARY
+    from tsm_edge.runtimes.engines.tvm_library import LIBRARY
 
     if "tvm" in backends or LIBRARY not in bundle or importlib.util.find_spec("tvm") is None:
         return backends

@@ -21,7 +21,7 @@ os.environ.setdefault("TVM_NUM_THREADS", "1")
 
 def conv_case(name, size, ic, oc, *, kernel=1, stride=1, clip=None, residual=False, fold=0, seed=0):
     """(op, shapes, tensors) of one convolution of a size x size image, random weights."""
-    from tsm_edge.export import program
+    from tsm_edge.export.graph import ops
 
     rng = np.random.default_rng(seed)
     pad = kernel // 2
@@ -32,9 +32,9 @@ def conv_case(name, size, ic, oc, *, kernel=1, stride=1, clip=None, residual=Fal
         shapes["residual"] = (out, out, oc)
     if fold:
         shapes["cache"] = shapes["next_cache"] = (size, size, fold)
-        splice = program.Splice("cache", "next_cache", 0, fold)
+        splice = ops.Splice("cache", "next_cache", 0, fold)
     weight = (rng.standard_normal((oc, ic, kernel, kernel)) / np.sqrt(ic * kernel * kernel)).astype("float32")
-    op = program.Conv(name, "x", "out", weight, rng.standard_normal(oc).astype("float32"), (stride, stride), (pad,) * 4,
+    op = ops.Conv(name, "x", "out", weight, rng.standard_normal(oc).astype("float32"), (stride, stride), (pad,) * 4,
                       1, clip, "residual" if residual else None, splice)
     return op, shapes
 
@@ -84,7 +84,7 @@ def arguments(kernel, shapes, seed=0):
     """Arrays for the kernel's arguments; outputs and scratch are NaN, so that what is never written shows."""
     import tvm
 
-    from tsm_edge.export.kernels.base import TensorArg, WeightArg
+    from tsm_edge.export.kernels.write.base import TensorArg, WeightArg
 
     rng = np.random.default_rng(seed)
     arrays = {}
@@ -118,9 +118,10 @@ def peak(target):
     """Multiply-adds a second of a loop that only multiplies and adds in registers."""
     import tvm
 
-    from tsm_edge.export.kernels import evaluate
-    from tsm_edge.export.kernels.base import Kernel, TensorArg
-    from tsm_edge.export.kernels.emit import Emitter, fma
+    from tsm_edge.export.kernels.write.base import Kernel, TensorArg
+    from tsm_edge.export.kernels.write.emit import Emitter, fma
+
+    from . import kernel_here
 
     turns, registers = 20000, 12
     e = Emitter()
@@ -135,7 +136,7 @@ def peak(target):
     for index, register in enumerate(acc):
         e.store(out, index * target.lanes, register.get())
     kernel = Kernel("peak", "peak", e.function("peak"), (TensorArg("x", (target.lanes,)),), 0)
-    library = evaluate.compile_kernel(kernel, target)
+    library = kernel_here.compile_kernel(kernel, target)
     arrays = {"x": tvm.runtime.tensor(np.full(target.lanes, 0.5, "float32")),
               "out": tvm.runtime.tensor(np.zeros(target.lanes * registers, "float32"))}
     return turns * registers * target.lanes / seconds(library["peak"], arrays, least=0.02)
@@ -150,8 +151,9 @@ def main(argv=None):
 
     from tsm_edge.cli import choose
     from tsm_edge.export import kernels
-    from tsm_edge.export.kernels import evaluate
-    from tsm_edge.export.targets import get_target
+    from tsm_edge.export.targets.boards import get_target
+
+    from . import kernel_here
 
     target = get_target("host")
     if args.vector_bits:
@@ -164,7 +166,7 @@ def main(argv=None):
         kernel = kernels.build(op, shapes, target)
         if args.only not in op.name and args.only not in kernel.kind:
             continue
-        library = evaluate.compile_kernel(kernel, target)
+        library = kernel_here.compile_kernel(kernel, target)
         took = seconds(library[kernel.symbol], arguments(kernel, shapes))
         total_time, total_macs = total_time + times * took, total_macs + times * kernel.macs
         rate = kernel.macs / took

@@ -6,7 +6,7 @@ import math
 import numpy as np
 
 from tsm_edge.errors import InputError, MissingComponentError
-from tsm_edge.export.program import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Program
+from tsm_edge.export.graph.ops import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Program
 
 
 class _Writer:

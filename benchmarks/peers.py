@@ -191,7 +191,7 @@ class LiteRt(Peer):
         if not (_reuse and path.exists()):
             import onnx
 
-            from tsm_edge.export.import_onnx import import_onnx
+            from tsm_edge.export.graph.to_ops import import_onnx
 
             from .litert_model import write_litert
 

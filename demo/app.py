@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tsm_edge.runtimes.capture import Capture
 from tsm_edge.runtimes.events import GestureEvents
 from tsm_edge.runtimes.sources import import_cv2
 
-from .capture import Capture
 from .overlay import Overlay, View
 from .timing import Rate, Stages
 

@@ -102,8 +102,8 @@ def _main(argv):
     if attention:
         _check_attention(options)
     from .app import quiet_threads, run
-    from .attention import Heat
-    from .record import EventLog, VideoRecorder
+    from .heat import Heat
+    from .recording import EventLog, VideoRecorder
     from .rendered import TestSource
     from .timing import print_summary
     from .window import Window

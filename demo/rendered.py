@@ -15,10 +15,10 @@ class TestSource(Source):
 
     def __init__(self, label, size=None, fps=None, flip="none", seed=None, seconds=3.0):
         try:
-            from tsm_edge.training.gestures import CLASSES, render_clip
+            from tsm_edge.training.gestures.clips import CLASSES, render_clip
         except ImportError as error:
             raise MissingComponentError("the gesture renderer cannot be loaded", found=str(error),
-                                        expected="tsm_edge.training.gestures with OpenCV",
+                                        expected="tsm_edge.training.gestures.clips with OpenCV",
                                         do="pip install 'tsm-edge[train]'") from error
         exact = {name.lower(): name for name in CLASSES}
         wanted = label.replace("_", " ").replace("-", " ").strip()

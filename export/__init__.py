@@ -2,8 +2,8 @@
 
 
 def export_bundle(net, target="host", output=None, **options):
-    """Compile `net` for `target` and write the bundle; see `tsm_edge.export.bundle.export_bundle`."""
-    from .bundle import export_bundle as export
+    """Compile `net` for `target` and write the bundle; see `tsm_edge.export.pipeline.export_bundle`."""
+    from .pipeline import export_bundle as export
 
     return export(net, target, output, **options)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from tsm_edge import default
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+from tsm_edge.export.bundle.report import Progress, lines
 
-from . import targets
-from .report import Progress, lines
+from .targets import boards
 
 ARCHITECTURES = ("mobilenet_v2", "resnet18", "resnet50")
 _EXAMPLES = """examples:
@@ -159,9 +159,9 @@ def make_network(args, classes):
 
 def _list_targets(as_json):
     if as_json:
-        print(json.dumps([dict(t.as_dict(), note=t.note) for t in targets.TARGETS.values()], indent=2))
+        print(json.dumps([dict(t.as_dict(), note=t.note) for t in boards.TARGETS.values()], indent=2))
         return 0
-    header, rows = targets.rows()
+    header, rows = boards.rows()
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in (header, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
@@ -171,7 +171,7 @@ def _list_targets(as_json):
 def _read_frames(path):
     import numpy as np
 
-    from .bundle import check_frames
+    from tsm_edge.export.bundle.golden import check_frames
 
     try:
         frames = np.load(path, allow_pickle=False)
@@ -192,8 +192,8 @@ def _tuning(args, output):
             raise InputError(f"{given[0]} is for measuring", found=f"{given[0]} without --tune", expected="both",
                              do="add --tune, or leave it out")
         return args.tuning_record
-    from .measure import parse_tracker
-    from .tuning import Tuner, parse_budget
+    from tsm_edge.export.tuning.clock import parse_tracker
+    from tsm_edge.export.tuning.tuner import Tuner, parse_budget
 
     candidates, seconds = parse_budget(args.tune)
     if args.rpc_key and not args.rpc_tracker:
@@ -257,10 +257,10 @@ def _main(argv):
 def _export(args):
     _refuse_empty(args)
     if not args.target:
-        raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(targets.TARGETS),
+        raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(boards.TARGETS),
                          do="tsm-export --list-targets describes them")
-    target = targets.get_target(args.target)
-    from .relax import check_runtime
+    target = boards.get_target(args.target)
+    from tsm_edge.export.library.relax import check_runtime
 
     check_runtime(args.runtime, target, args.precision)
     if args.tvm_runtime and args.runtime != "tvm":
@@ -271,7 +271,7 @@ def _export(args):
     except ImportError as error:
         raise MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
                                     expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
-    from .folder import check_output
+    from tsm_edge.export.bundle.folder import check_output
 
     output = check_output(args.output or Path("dist") / target.name)
     classes = read_classes(args.classes) if args.classes else None
@@ -279,7 +279,7 @@ def _export(args):
     console = Console(stderr=True, soft_wrap=True)
     progress = ConsoleProgress(console)
     try:
-        from .bundle import export_bundle
+        from .pipeline import export_bundle
 
         with progress.stage("read the network"):
             net = make_network(args, classes)

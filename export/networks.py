@@ -2,8 +2,7 @@
 from __future__ import annotations
 
 from tsm_edge.errors import InputError
-
-from .verify import one_thread
+from tsm_edge.export.proof.traces import one_thread
 
 
 def _check_class_count(classes, num_classes, whose):
@@ -48,7 +47,7 @@ def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, 
     torch.nn.Module
         With `tsm_info["trained"]` False.
     """
-    from tsm_edge.backbones import create_model
+    from tsm_edge.models import create_model
     from tsm_edge.sensitive import image_like_frames, make_sensitive
 
     if num_classes is not None and num_classes < 2:
@@ -79,8 +78,8 @@ def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=No
     CheckpointError, InputError
         Unreadable, foreign or mismatching files and options.
     """
-    from tsm_edge.backbones import create_model
     from tsm_edge.checkpoints import load_checkpoint
+    from tsm_edge.models import create_model
 
     checkpoint = load_checkpoint(path)
     for option, given, found in (("--arch", arch, checkpoint.arch), ("--width", width, checkpoint.width),

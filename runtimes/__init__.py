@@ -56,12 +56,12 @@ def load(path, backend=None, threads=None):
     path = Path(path)
     if path.suffix == ".onnx" and path.is_file():
         _only(path, backend, "onnxruntime", "an ONNX file")
-        from .onnx import OnnxModel
+        from tsm_edge.runtimes.engines.onnx import OnnxModel
 
         return OnnxModel(path, threads)
     if path.suffix in CHECKPOINTS and path.is_file():
         _only(path, backend, "torch", "a checkpoint")
-        from .torch_backend import TorchModel
+        from tsm_edge.runtimes.engines.torch import TorchModel
 
         return TorchModel(path, threads)
     return _load_bundle(open_bundle(path), backend, threads)
@@ -75,7 +75,7 @@ def _only(path, backend, fits, what):
 
 
 def _load_bundle(bundle, backend, threads):
-    from . import native
+    from .engines import native
 
     if backend == "torch":
         raise InputError("the torch back end cannot run a bundle", found=bundle.source, expected="a checkpoint",
@@ -98,14 +98,14 @@ def _load_bundle(bundle, backend, threads):
                                         do="pip install 'tsm-edge[onnxruntime]', or export for this machine: "
                                            "tsm-export --target host")
     if backend == "tvm":
-        from . import tvm_library
+        from .engines import tvm_library
 
         if tvm_library.LIBRARY in bundle:
             return tvm_library.TvmLibraryModel(bundle, threads)
-        from .tvm_backend import TvmModel
+        from tsm_edge.runtimes.engines.tvm_relax import TvmModel
 
         return TvmModel(bundle, threads)
-    from .onnx import OnnxModel
+    from tsm_edge.runtimes.engines.onnx import OnnxModel
 
     model = OnnxModel(bundle, threads)
     model.note = note

@@ -35,7 +35,7 @@ def train_main(argv=None):
 
 def eval_main(argv=None):
     """tsm-eval."""
-    return _start("evaluate", "tsm-eval", argv)
+    return _start("evaluate.run", "tsm-eval", argv)
 
 
 def record_main(argv=None):
@@ -45,4 +45,4 @@ def record_main(argv=None):
 
 def gestures_main(argv=None):
     """tsm-gestures."""
-    return _start("gestures_cli", "tsm-gestures", argv)
+    return _start("gestures.cli", "tsm-gestures", argv)

@@ -23,9 +23,10 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tsm_edge.training.gestures.hand_loss import WithHands, variance_of
+
 from ..checkpoints import write_whole
 from ..errors import InputError, TsmEdgeError
-from .hands import WithHands, variance_of
 
 STATE = 2  # version of last.pt: raise it where a state means something else than before
 

@@ -16,11 +16,12 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened i
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tsm_edge.training.gestures.cli import encode  # noqa: E402
+from tsm_edge.training.gestures.labels import slug  # noqa: E402
+
 from ..cli import choose  # noqa: E402
 from ..errors import InputError  # noqa: E402
 from ..runtimes.sources import add_options, asked_for, flip_frame, kind_of, masked, open_source  # noqa: E402
-from .gestures_cli import encode  # noqa: E402
-from .gestures_labels import slug  # noqa: E402
 from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
@@ -115,7 +116,7 @@ def class_folder(root, label):
     if root.is_dir():
         listed = root / "labels.txt"
         if listed.exists():
-            from .layouts import read_classes
+            from tsm_edge.training.data.listing import read_classes
 
             choose(label, read_classes(listed, [label]), f"class of {listed}")
         twin = [p.name for p in root.iterdir() if p.is_dir() and slug(p.name) == slug(label) and p.name != label]
@@ -205,14 +206,14 @@ def _source(args):
 
 def gesture_of(name):
     """The rendered gesture that a test:// address names."""
-    from .gestures import CLASSES
+    from tsm_edge.training.gestures.clips import CLASSES
 
     known = {slug(c): c for c in CLASSES}
     return known.get(slug(name)) or choose(slug(name), known, "gesture")
 
 
 def _rendered(args, label, size, fps, flip):
-    from .gestures import SPLITS, render_clip
+    from tsm_edge.training.gestures.clips import SPLITS, render_clip
 
     size, fps, seconds = size or RENDERED_SIZE, fps or RENDERED_FPS, args.seconds or 3.0
     taken = next_number(Path(args.output) / args.label)  # a second call renders others

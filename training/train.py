@@ -99,8 +99,9 @@ def _main(argv):
     import torch
     import torch.distributed as dist
 
+    from tsm_edge.training.data.for_training import fingerprints, open_data
+
     from .loop import Options, Trainer
-    from .train_data import fingerprints, open_data
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -305,7 +306,7 @@ def events_of(classes, fps, before=None):
         What is known of the checkpoint that training begins with. Its settings stay (tsm-eval --tune-events may have found them),
         the seconds that are averaged too; without them about a second is averaged.
     """
-    from .gestures_labels import BACKGROUND_CLASSES, slug
+    from tsm_edge.training.gestures.labels import BACKGROUND_CLASSES, slug
 
     rest = {slug(name) for name in BACKGROUND_CLASSES}
     events = {"window": min(12, max(1, round(fps or 12.0))), "hold": 2 if fps == 0 or fps >= 6 else 1, "on": 0.5, "off": 0.3,
@@ -341,7 +342,7 @@ def make_network(args, source, classes, fps):
     ------
     InputError, CheckpointError
     """
-    from ..backbones import create_model
+    from ..models import create_model
 
     shift = None if args.shift == "none" else args.shift
     kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,

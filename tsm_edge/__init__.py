@@ -5,7 +5,7 @@
 >>> model = tsm_edge.load("dist/nano")                               # a bundle; needs numpy only
 """
 
-_FACE = {"create_model": "tsm_edge.backbones", "load": "tsm_edge.runtimes"}
+_FACE = {"create_model": "tsm_edge.models", "load": "tsm_edge.runtimes"}
 
 __all__ = ["__version__", "create_model", "load"]
 

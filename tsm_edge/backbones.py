@@ -11,13 +11,12 @@ from torch import nn
 
 from .cli import choose
 from .errors import InputError
-from .shift import insert_shifts
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (expansion, channels at width 1, blocks, stride of the first block)
-_STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-_RESNETS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-NAMES = ("mobilenet_v2", *_RESNETS)
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+RESNETS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
+NAMES = ("mobilenet_v2", *RESNETS)
 
 
 # --- MobileNetV2 -----------------------------------------------------------------------------------------------------
@@ -33,13 +32,13 @@ def mobilenet_channels(width=1.0, rounding="reference"):
         def up(value):
             return int(math.ceil(value * 1.0 / 8) * 8)
 
-        return (32, tuple(up(c * width) if t > 1 else c for t, c, _, _ in _STAGES), up(1280 * width) if width > 1 else 1280)
+        return (32, tuple(up(c * width) if t > 1 else c for t, c, _, _ in STAGES), up(1280 * width) if width > 1 else 1280)
 
     def near(value):
         rounded = max(8, int(value + 4) // 8 * 8)
         return rounded + 8 if rounded < 0.9 * value else rounded
 
-    return near(32 * width), tuple(near(c * width) for _, c, _, _ in _STAGES), int(1280 * width) if width > 1 else 1280
+    return near(32 * width), tuple(near(c * width) for _, c, _, _ in STAGES), int(1280 * width) if width > 1 else 1280
 
 
 class InvertedResidual(nn.Module):
@@ -70,7 +69,7 @@ class MobileNetV2(nn.Module):
         super().__init__()
         stem, stages, head = channels or mobilenet_channels()
         layers, last = [self._conv_bn(3, stem, 3, 2)], stem
-        for (expansion, _, blocks, stride), out in zip(_STAGES, stages):
+        for (expansion, _, blocks, stride), out in zip(STAGES, stages):
             for block in range(blocks):
                 layers.append(InvertedResidual(last, out, stride if block == 0 else 1, expansion))
                 last = out
@@ -193,24 +192,6 @@ def _initialise(net):
             nn.init.zeros_(module.bias)
 
 
-# --- one call for all ------------------------------------------------------------------------------------------------
-
-
-def mobilenet_v2(num_classes, width=1.0, **options):
-    """`create_model("mobilenet_v2", num_classes, width=width, ...)`."""
-    return create_model("mobilenet_v2", num_classes, width=width, **options)
-
-
-def resnet18(num_classes, **options):
-    """`create_model("resnet18", num_classes, ...)`."""
-    return create_model("resnet18", num_classes, **options)
-
-
-def resnet50(num_classes, **options):
-    """`create_model("resnet50", num_classes, ...)`."""
-    return create_model("resnet50", num_classes, **options)
-
-
 def check_input_size(size):
     """(width, height) from an int or a pair; refuses what no network here can use."""
     try:
@@ -239,100 +220,4 @@ def build(name, num_classes, *, width=1.0, rounding="reference", dropout=0.0):
     if width not in (None, 1, 1.0):
         raise InputError(f"{name} has no width multiplier", found=f"width={width}", expected="width 1.0",
                          do="leave width out, or use mobilenet_v2")
-    return ResNet(BasicBlock if name == "resnet18" else Bottleneck, _RESNETS[name], num_classes, dropout)
-
-
-def create_model(name, num_classes=None, *, width=None, input_size=None, shift="online", fold_div=None, past=None,
-                 future=None, n_segment=None, placement=None, checkpoint=None, classes=None, dropout=0.0):
-    """Build a network with temporal shifts, with the weights of a checkpoint or freshly initialised ones.
-
-    Parameters
-    ----------
-    name : "mobilenet_v2", "resnet18" or "resnet50"
-    num_classes : int
-        May be left out with a checkpoint.
-    width : float
-        Width multiplier of MobileNetV2; default 1, or the checkpoint's.
-    input_size : int or (width, height)
-        Pixels; default 224, or the checkpoint's.
-    shift : "online", "offline" or None
-        Channels from the past only; from past and future; no shifts.
-    fold_div, past, future : see `tsm_edge.shift.temporal_shift`.
-        Default: the checkpoint's; without one, past=(0, 1) online and future=(0, 1), past=(1, 2) offline, fold_div 8.
-        Weights trained with other shifts than asked for are loaded only if `past` is given: that is how you say so.
-    n_segment : int
-        Frames of a clip, default 8; `tsm_edge.shift.set_segments` changes it later.
-    placement : "residual" or "inplace"
-    checkpoint : path, Checkpoint (of `load_checkpoint`) or None
-    classes : list of str or None
-        Class names, in the order of the outputs.
-    dropout : float
-        Before the classifier, while training.
-
-    Returns
-    -------
-    torch.nn.Module
-        [N * T, 3, H, W] -> [N * T, num_classes]. `net.tsm_info` says what it is (a dict, written into manifests).
-
-    Raises
-    ------
-    InputError, CheckpointError
-    """
-    choose(name, NAMES, "network")
-    if shift not in ("online", "offline", None):
-        raise InputError("unknown kind of temporal shift", found=repr(shift), expected="'online', 'offline' or None",
-                         do="'online' for video streams, 'offline' for whole clips")
-    if shift != "offline" and future is not None:
-        raise InputError("only an offline network looks into the future", found=f"shift={shift!r}, future={future!r}",
-                         expected="future=None", do="use shift='offline', or leave future out")
-    loaded, notes = None, []
-    if checkpoint is not None:
-        from .checkpoints import Checkpoint, agree, load_checkpoint
-
-        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
-        checkpoint = "the checkpoint" if loaded is checkpoint else checkpoint
-        asked = {"shift": shift, "past": past, "future": future, "fold_div": fold_div, "placement": placement}
-        notes = agree(loaded, checkpoint, name, num_classes, width, asked)
-    elif num_classes is None:
-        raise InputError("the number of classes is not given", found="num_classes=None and no checkpoint",
-                         expected="a whole number", do="for example create_model('mobilenet_v2', 27)")
-    known = dict(loaded.info) if loaded else {}
-    same = known.get("shift") == shift
-
-    def pick(value, key, default):
-        return value if value is not None else known.get(key) if known.get(key) is not None else default
-
-    fold_div, placement = pick(fold_div, "fold_div", 8), pick(placement, "placement", "residual")
-    n_segment = int(pick(n_segment, "n_segment", 8))
-    if shift is None:
-        past = future = None
-    else:
-        past = past or (known.get("past") if same else None) or ((0, 1) if shift == "online" else (1, 2))
-        future = future or (known.get("future") if same else None) or (None if shift == "online" else (0, 1))
-    width = float(width if width is not None else loaded.width if loaded else 1.0)
-    num_classes = num_classes if num_classes is not None else loaded.num_classes
-    classes = classes if classes is not None else loaded.classes if loaded else None
-    if classes is not None and len(classes) != num_classes:
-        raise InputError("the class list does not fit the network", found=f"{len(classes)} names",
-                         expected=f"{num_classes}, one for each output", do="pass one name for each output, in their order")
-    net = build(name, num_classes, width=width, rounding=known.get("rounding", "reference"), dropout=dropout)
-    if shift is not None:
-        where = net.shifted if placement == "residual" else lambda n, block: net.shifted(n, block) is not None
-        insert_shifts(net, where, n_segment=n_segment, fold_div=fold_div, past=past, future=future, placement=placement)
-    net.tsm_info = {
-        "name": name, "width": width, "rounding": known.get("rounding", "reference"),
-        "input_size": check_input_size(pick(input_size, "input_size", 224)), "num_classes": num_classes,
-        "classes": list(classes) if classes is not None else None, "shift": shift, "fold_div": int(fold_div),
-        "past": tuple(past) if past else None, "future": tuple(future) if future else None, "placement": placement,
-        "n_segment": n_segment, "mean": tuple(known.get("mean") or MEAN), "std": tuple(known.get("std") or STD),
-        "resize": known.get("resize", "crop"), "filter": known.get("filter", "antialias"),
-        "fps": known.get("fps", 0), "trained": bool(loaded and known.get("trained", True)), "notes": notes,
-        **({"events": dict(known["events"])} if known.get("events") and classes == known.get("classes") else {}),
-    }
-    if loaded:
-        from .checkpoints import copy_weights
-
-        copy_weights(net, loaded, checkpoint)
-        net.tsm_info["checkpoint"] = {"kind": loaded.kind, "shift": known.get("shift"), "past": known.get("past"),
-                                      "future": known.get("future")}
-    return net
+    return ResNet(BasicBlock if name == "resnet18" else Bottleneck, RESNETS[name], num_classes, dropout)

@@ -15,7 +15,7 @@ import torch
 
 from .backbones import NAMES
 from .errors import CheckpointError, InputError
-from .layouts import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
+from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
 
 FORMAT, VERSION = "tsm_edge.checkpoint", 1
 KINDS = {

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from .errors import InputError
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "models" / "gestures.pth"
+DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "gestures.pth"
 
 
 def find_default():

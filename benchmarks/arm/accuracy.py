@@ -66,19 +66,17 @@ def errors(reference, got):
 
 def library_trace(bundle, target, inputs, work):
     """Chain the bundle's library over inputs (float32 [T, 3, H, W]) under the emulator. Returns (verify.Trace, how it was run)."""
-    import tsm_edge.runtimes
-    from tsm_edge.export import replay
+    from tsm_edge.export.proof import on_target
 
-    prefix, how = replay.emulator(target)
+    prefix, how = on_target.emulator(target)
     if prefix is None:
         raise MissingComponentError("the library cannot be run here", found=how, expected="qemu-aarch64", do="apt install qemu-user")
-    folder = replay.sysroot(target)
+    folder = on_target.sysroot(target)
     if prefix and folder is None:
         raise MissingComponentError("there is no C library for the emulator", found="no AArch64 glibc",
                                     expected="/usr/aarch64-linux-gnu", do="apt install libc6-dev-arm64-cross")
-    command = replay.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target,
-                                  Path(tsm_edge.runtimes.__file__).resolve().parent / "c", work, False)
-    trace, _, _ = replay.replay([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
+    command = on_target.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target, work, False)
+    trace, _, _ = on_target.replay([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
     return trace, how
 
 
@@ -148,14 +146,14 @@ def _quiet(command):
 def mnn_trace(bundle, target, inputs, folder, work):
     """Chain MNN over inputs under the same emulator, in the bundle's precision. Returns a verify.Trace."""
     from tsm_edge.benchmarks.peers import mnn_file
-    from tsm_edge.export import replay
-    from tsm_edge.export.verify import Trace
+    from tsm_edge.export.proof import on_target
+    from tsm_edge.export.proof.traces import Trace
 
     model = mnn_file(bundle.file("model.onnx"), work)
     root, python, packages = arm_python(folder)
     caches = {cache["name"]: tuple(cache["shape"]) for cache in bundle.manifest["caches"]}
     np.savez(work / "frames.npz", inputs=inputs, **{name: np.array(shape) for name, shape in caches.items()})
-    prefix, _ = replay.emulator(target)
+    prefix, _ = on_target.emulator(target)
     precision = "low" if bundle.manifest["precision"] == "fp16" else "high"
     worker = subprocess.Popen(
         [str(part) for part in (*prefix, "-L", root, "-E", f"PYTHONHOME={root}/usr", "-E", f"PYTHONPATH={packages}", python,
@@ -176,9 +174,9 @@ def mnn_trace(bundle, target, inputs, folder, work):
 
 
 def _main(argv):
-    from tsm_edge.export import verify
-    from tsm_edge.export.bundle import network_inputs, verification_frames
-    from tsm_edge.export.targets import get_target
+    from tsm_edge.export.bundle.golden import network_inputs, verification_frames
+    from tsm_edge.export.proof import tolerances, traces
+    from tsm_edge.export.targets.boards import get_target
 
     args = parser().parse_args(argv)
     if args.frames < 2:
@@ -190,7 +188,7 @@ def _main(argv):
     with tempfile.TemporaryDirectory(prefix="tsm-edge-accuracy-") as work, prints_to_stderr():
         if args.against:
             arm_python(args.arm_python)  # first: it may be refused
-        reference = verify.onnx_trace(bundle.file("model.onnx"), inputs)
+        reference = traces.onnx_trace(bundle.file("model.onnx"), inputs)
         trace, how = library_trace(bundle, target, inputs, Path(work))
         rows = [{"engine": "tsm-edge", **errors(reference, trace)}]
         if args.against:
@@ -202,7 +200,7 @@ def _main(argv):
         print(json.dumps(result, indent=1))
     else:
         _print(result)
-    _require(result, verify.tolerance_for(reference.logits))
+    _require(result, tolerances.tolerance_for(reference.logits))
     print(f"PASSED {args.frames} frames", file=sys.stderr if args.json else sys.stdout)
     return 0
 

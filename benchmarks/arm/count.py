@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+from tsm_edge.runtimes.c_sources import FOLDER
 
 from .classify import CLASSES, classify
 
@@ -127,16 +128,13 @@ def count(library: Path, *, cpu="cortex-a57", steps=2, l1="32768:2", l2="2097152
     CheckFailedError
         The run under QEMU failed.
     """
-    import tsm_edge.runtimes
-
     qemu, host_cc = _tool("qemu-aarch64", "qemu-user"), _tool("cc", "gcc")
     cross = _tool("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")
-    headers = Path(tsm_edge.runtimes.__file__).parent / "c"
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         plugin, driver, out = work / "counter.so", work / "driver", work / "counts.txt"
         _compile([host_cc, "-O2", "-shared", "-fPIC", "-o", plugin, HERE / "counter.c"], "the counting plugin")
-        _compile([cross, "-O2", "-I", headers, "-o", driver, HERE / "driver.c", "-ldl"], "the step driver")
+        _compile([cross, "-O2", "-I", FOLDER, "-o", driver, HERE / "driver.c", "-ldl"], "the step driver")
         command = [qemu, "-L", sysroot, "-cpu", cpu, "-plugin", f"{plugin},out={out},l1={l1},l2={l2}", driver,
                    Path(library).resolve(), str(steps)]
         run = subprocess.run(list(map(str, command)), capture_output=True, text=True)

@@ -1,6 +1,6 @@
 """Our TensorIR kernels: `build` makes one for an operation of the step program, `fuse` decides what is fused first.
 
-Each module has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations.
+Each module of blocks/ has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations.
 A kernel's tensors are flat buffers, row-major; activations are (h, w, c).
 """
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import functools
 import importlib
 
-from tsm_edge.export import program
+from tsm_edge.export.graph import ops
 
-# operation -> module here that builds it
+# operation -> module of blocks/ that builds it
 _BUILDERS = {
-    program.Dense: "dense",
-    program.InvertedResidual: "inverted_residual",
-    program.Pool: "pool",
-    program.GlobalAveragePool: "pool",
-    program.Add: "elementwise",
-    program.ApplySplice: "elementwise",
-    program.Layout: "elementwise",
+    ops.Dense: "dense",
+    ops.InvertedResidual: "inverted_residual",
+    ops.Pool: "pool",
+    ops.GlobalAveragePool: "pool",
+    ops.Add: "elementwise",
+    ops.ApplySplice: "elementwise",
+    ops.Layout: "elementwise",
 }
 
 
@@ -27,7 +27,7 @@ def build(op, shapes, target, precision="fp32", choices=None):
 
     Parameters
     ----------
-    op : an operation of tsm_edge.export.program
+    op : an operation of tsm_edge.export.graph.ops
     shapes : dict of tensor name -> shape, as in Program.shapes
     target : targets.Target
     precision : "fp32" or "fp16"
@@ -37,19 +37,19 @@ def build(op, shapes, target, precision="fp32", choices=None):
     -------
     Kernel, or None where there is no kernel of ours for it.
     """
-    name = _conv_builder(op) if isinstance(op, program.Conv) else _BUILDERS.get(type(op))
+    name = _conv_builder(op) if isinstance(op, ops.Conv) else _BUILDERS.get(type(op))
     if name is None:
         return None
     if name == "conv" and precision == "fp32" and not choices:
-        winograd = importlib.import_module(f"{__name__}.winograd")
+        winograd = importlib.import_module(f"{__name__}.blocks.winograd")
         m = winograd.way(op, shapes, target)
         if m:
             return winograd.build(op, shapes, target, m)
-    builder = importlib.import_module(f"{__name__}.{name}").build
+    builder = importlib.import_module(f"{__name__}.blocks.{name}").build
     if choices:
         builder = functools.partial(builder, choices=choices)
     if precision == "fp16":
-        from tsm_edge.export.kernels import half
+        from .blocks import half
 
         return half.build(builder, op, shapes, target)
     return builder(op, shapes, target, precision)

@@ -1,6 +1,6 @@
 """Which operations become one kernel.
 
-A depthwise convolution between two pointwise ones (or before one) becomes a program.InvertedResidual where nothing else
+A depthwise convolution between two pointwise ones (or before one) becomes a ops.InvertedResidual where nothing else
 looks at the tensors between them. `explain` says what was decided, and why.
 """
 from __future__ import annotations
@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from tsm_edge.export import program
-from tsm_edge.export.kernels import forms, inverted_residual
+from tsm_edge.export.graph import ops
+
+from .blocks import inverted_residual
+from .choose import strip_cost
 
 
 def fuse(step, target):
@@ -17,15 +19,15 @@ def fuse(step, target):
 
     Parameters
     ----------
-    step : program.Program
+    step : ops.Program
     target : targets.Target
 
     Returns
     -------
-    program.Program with the same inputs and outputs; `step` itself is not changed.
+    ops.Program with the same inputs and outputs; `step` itself is not changed.
     """
     uses = _uses(step)
-    makers = {op.out: op for op in step.ops if isinstance(op, program.Conv)}
+    makers = {op.out: op for op in step.ops if isinstance(op, ops.Conv)}
     blocks, gone = {}, set()
     for project in makers.values():
         depthwise = makers.get(project.x)
@@ -35,22 +37,21 @@ def fuse(step, target):
         if expand is not None and (uses[depthwise.x] != 1 or id(expand) in gone):
             expand = None
         for first in (expand, None) if expand else (None,):
-            block = program.InvertedResidual(_name(first, depthwise, project), first, depthwise, project)
+            block = ops.InvertedResidual(_name(first, depthwise, project), first, depthwise, project)
             if inverted_residual.matches(block, step.shapes):
                 blocks[id(project)] = block
                 gone.update(id(op) for op in (first, depthwise) if op)
                 break
-    ops = [blocks.get(id(op), op) for op in step.ops if id(op) not in gone]
-    return replace(step, ops=ops)
+    return replace(step, ops=[blocks.get(id(op), op) for op in step.ops if id(op) not in gone])
 
 
 def explain(step, target):
     """Lines of text: what became of each depthwise convolution, and how the fused blocks are cut up."""
     lines = []
     for op in fuse(step, target).ops:
-        if isinstance(op, program.InvertedResidual):
-            lines.append(f"{op.name}: {forms.choose(op, step.shapes, target).describe(op, step.shapes, target)}")
-        elif isinstance(op, program.Conv) and op.groups > 1:
+        if isinstance(op, ops.InvertedResidual):
+            lines.append(f"{op.name}: {strip_cost.choose(op, step.shapes, target).describe(op, step.shapes, target)}")
+        elif isinstance(op, ops.Conv) and op.groups > 1:
             lines.append(f"{op.name}: not fused")
     return lines
 

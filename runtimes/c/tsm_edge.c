@@ -95,11 +95,11 @@ tsm_status tsm_model_create(const tsm_model_options *options, tsm_model **out) {
   status = tsm_plan_check(plan, given.message, given.message_bytes);
   if (status != TSM_OK) return status;
 #if defined(__linux__)
-  if ((plan->hwcap & ~(uint64_t)getauxval(AT_HWCAP)) || (plan->hwcap2 & ~(uint64_t)getauxval(AT_HWCAP2))) {
+  uint64_t hwcap = getauxval(AT_HWCAP);
+  if (plan->hwcap & ~hwcap) {
     if (given.message && given.message_bytes)
-      snprintf(given.message, given.message_bytes, "the library needs CPU features (AT_HWCAP %llx, %llx) of which this CPU has %llx, %llx",
-               (unsigned long long)plan->hwcap, (unsigned long long)plan->hwcap2, (unsigned long long)getauxval(AT_HWCAP),
-               (unsigned long long)getauxval(AT_HWCAP2));
+      snprintf(given.message, given.message_bytes, "the library needs CPU features (AT_HWCAP %llx) of which this CPU has %llx",
+               (unsigned long long)plan->hwcap, (unsigned long long)hwcap);
     return TSM_ERROR_CPU;
   }
 #endif
@@ -112,8 +112,7 @@ tsm_status tsm_model_create(const tsm_model_options *options, tsm_model **out) {
   model->frame_bytes = (uint64_t)plan->height * (uint64_t)plan->width * 3 * (uint64_t)(model->frame_bits / 8);
   model->logits_bytes = (uint64_t)plan->num_classes * (uint64_t)(model->logits_bits / 8);
   for (uint32_t i = 0; i < plan->num_calls; i++) model->macs += plan->calls[i].macs;
-  if (plan->scratch_bytes) model->scratch_bytes = tsm_round_up(plan->scratch_bytes);
-  else status = measure_scratch(model, given.message, given.message_bytes);
+  status = measure_scratch(model, given.message, given.message_bytes);
   if (status != TSM_OK) {
     free(model);
     return status;

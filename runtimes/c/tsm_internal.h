@@ -14,11 +14,6 @@
 
 static inline uint64_t tsm_round_up(uint64_t n) { return (n + (TSM_ALIGN - 1)) & ~(uint64_t)(TSM_ALIGN - 1); }
 
-void *tsm_aligned_alloc(uint64_t bytes); /* zeroed, aligned to TSM_ALIGN; NULL when there is no memory */
-void tsm_aligned_free(void *block);
-int64_t tsm_now_ns(void); /* monotonic */
-
-/* --- tsm_run.c: kernels and what they need from outside ---------------------------------------------------------------- */
 typedef struct tsm_pool tsm_pool;
 
 typedef struct tsm_context { /* of one thread inside a step; the kernels reach it through a thread-specific pointer */
@@ -31,14 +26,37 @@ typedef struct tsm_context { /* of one thread inside a step; the kernels reach i
   char error[256];
 } tsm_context;
 
+/* --- tsm_system.c ------------------------------------------------------------------------------------------------------- */
+void *tsm_aligned_alloc(uint64_t bytes); /* zeroed, aligned to TSM_ALIGN; NULL when there is no memory */
+void tsm_aligned_free(void *block);
+int64_t tsm_now_ns(void);            /* monotonic */
+int tsm_context_ready(void);         /* 0: the thread-specific pointer could not be made */
+tsm_context *tsm_context_now(void);  /* the calling thread's; NULL outside a step */
+tsm_context *tsm_context_enter(tsm_context *context); /* returns the one before, for tsm_context_leave */
+void tsm_context_leave(tsm_context *before);
+
+/* --- tsm_threads.c ------------------------------------------------------------------------------------------------------ */
+typedef struct { void *sync_handle; int32_t num_task; } tsm_parallel_group; /* TVM's: what a task is told of its loop */
+typedef int (*tsm_task_fn)(int task, tsm_parallel_group *group, void *data);
+
+int tsm_cpu_count(int big_only); /* CPUs this process may use */
+tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes); /* threads >= 2, the caller's included */
+void tsm_pool_destroy(tsm_pool *pool);
+void tsm_pool_begin(tsm_pool *pool); /* a step begins: wake the workers */
+void tsm_pool_end(tsm_pool *pool);   /* it is over: let them sleep */
+/* fn(task, group, data) for task in 0..n-1, group->num_task == n, on all threads; returns the first non-zero result. */
+int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller);
+
+/* --- tsm_tvm.c: also defines the symbols that TVM's objects ask for ---------------------------------------------------- */
+/* A kernel failed: context->error holds its own words, else they are made of its name (may be NULL). */
+void tsm_kernel_failed(tsm_context *context, const char *name);
+
+/* --- tsm_run.c ---------------------------------------------------------------------------------------------------------- */
 typedef struct tsm_blocks { /* the memory of one step */
   const void *frame, *caches_in;
   void *caches_out, *logits, *arena;
 } tsm_blocks;
 
-tsm_context *tsm_context_enter(tsm_context *context); /* returns the one before, for tsm_context_leave */
-void tsm_context_leave(tsm_context *before);
-int tsm_context_ready(void); /* 0: the thread-specific pointer could not be made */
 tsm_status tsm_plan_check(const tsm_plan *plan, char *message, size_t message_bytes);
 tsm_status tsm_plan_run(const tsm_plan *plan, const tsm_blocks *blocks, tsm_context *context, int64_t *call_ns);
 
@@ -57,18 +75,6 @@ int tsm_size_ok(const void *theirs, size_t least);
 const tsm_plan_cache *tsm_cache_at(const tsm_model *model, int32_t index); /* NULL: there is none */
 /* One step; blocks->arena is a whole workspace. pool, call_ns: may be NULL. */
 tsm_status tsm_step_blocks(const tsm_model *model, const tsm_blocks *blocks, tsm_pool *pool, int64_t *call_ns);
-
-/* --- tsm_threads.c ------------------------------------------------------------------------------------------------------ */
-typedef int (*tsm_task_fn)(int task, void *group, void *data);
-
-int tsm_cpu_count(int big_only); /* CPUs this process may use */
-tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes); /* threads >= 2, the caller's included */
-void tsm_pool_destroy(tsm_pool *pool);
-int tsm_pool_threads(const tsm_pool *pool);
-void tsm_pool_begin(tsm_pool *pool); /* a step begins: wake the workers */
-void tsm_pool_end(tsm_pool *pool);   /* it is over: let them sleep */
-/* fn(task, group, data) for task in 0..n-1, group->num_task == n, on all threads; returns the first non-zero result. */
-int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller);
 
 /* --- tsm_convert.c ------------------------------------------------------------------------------------------------------ */
 uint16_t tsm_float_to_half(float value); /* nearest, ties to even */

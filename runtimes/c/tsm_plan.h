@@ -71,8 +71,7 @@ typedef struct {
   const tsm_plan_operand *operands;
   /* may be left out (zero) */
   const char *manifest;     /* the embedded manifest, JSON */
-  uint64_t scratch_bytes;   /* what one thread's kernels take from the workspace allocator; 0: measured by one step at creation */
-  uint64_t hwcap, hwcap2;   /* AT_HWCAP, AT_HWCAP2 bits (Linux, Android) that the kernels need; 0: not checked */
+  uint64_t hwcap;           /* AT_HWCAP bits (Linux, Android) that the kernels need; 0: not checked */
 } tsm_plan;
 
 extern const tsm_plan tsm_model_plan; /* defined by the generated plan.c */

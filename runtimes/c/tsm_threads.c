@@ -16,7 +16,6 @@ tsm_pool *tsm_pool_create(int threads, int big_only, uint64_t scratch_bytes) {
   return NULL;
 }
 void tsm_pool_destroy(tsm_pool *pool) { (void)pool; }
-int tsm_pool_threads(const tsm_pool *pool) { (void)pool; return 1; }
 void tsm_pool_begin(tsm_pool *pool) { (void)pool; }
 void tsm_pool_end(tsm_pool *pool) { (void)pool; }
 int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller) {
@@ -37,8 +36,6 @@ int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller
 #define SPINS 4000 /* looks at the word before a worker sleeps: some 20 to 50 microseconds */
 #define SPINS_BEFORE_YIELD 1000
 
-typedef struct { void *sync_handle; int32_t num_task; } parallel_group;
-
 typedef struct {
   tsm_pool *pool;
   pthread_t thread;
@@ -54,7 +51,7 @@ struct tsm_pool {
   tsm_task_fn fn;
   void *data;
   tsm_context *failed_context;
-  parallel_group group;
+  tsm_parallel_group group;
   /* sleeping */
   uint32_t sleepers __attribute__((aligned(64)));
   uint32_t step;   /* odd while a step runs */
@@ -193,7 +190,7 @@ static void wake_all(tsm_pool *pool) {
 }
 
 int tsm_pool_run(tsm_pool *pool, tsm_task_fn fn, void *data, tsm_context *caller) {
-  parallel_group alone = {NULL, 1};
+  tsm_parallel_group alone = {NULL, 1};
   if (caller->in_task) return fn(0, &alone, data); /* a loop inside a task of another loop */
   uint64_t used = caller->used, top = caller->top;
   unsigned char *scratch = caller->scratch;
@@ -232,8 +229,6 @@ void tsm_pool_begin(tsm_pool *pool) {
 }
 
 void tsm_pool_end(tsm_pool *pool) { __atomic_fetch_add(&pool->step, 1, __ATOMIC_SEQ_CST); }
-
-int tsm_pool_threads(const tsm_pool *pool) { return pool->threads; }
 
 /* --- life ----------------------------------------------------------------------------------------------------------------- */
 

@@ -12,11 +12,11 @@ pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed"
 from tsm_edge.benchmarks import peers  # noqa: E402
 from tsm_edge.benchmarks.arm import accuracy  # noqa: E402
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError  # noqa: E402
-from tsm_edge.export.describe import describe  # noqa: E402
+from tsm_edge.export.bundle.describe import describe  # noqa: E402
+from tsm_edge.export.graph.write import export_onnx  # noqa: E402
 from tsm_edge.export.networks import with_random_weights  # noqa: E402
-from tsm_edge.export.onnx_graph import export_onnx  # noqa: E402
-from tsm_edge.export.targets import get_target  # noqa: E402
-from tsm_edge.export.verify import Trace, onnx_trace  # noqa: E402
+from tsm_edge.export.proof.traces import Trace, onnx_trace  # noqa: E402
+from tsm_edge.export.targets.boards import get_target  # noqa: E402
 from tsm_edge.step import StepNetwork  # noqa: E402
 
 

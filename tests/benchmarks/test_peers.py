@@ -16,7 +16,7 @@ SIZES = ((64, 64), (71, 53))  # width, height; in the second, planes are no mult
 def model(request, tmp_path_factory):
     torch = pytest.importorskip("torch")
     import tsm_edge
-    from tsm_edge.export.onnx_graph import export_onnx
+    from tsm_edge.export.graph.write import export_onnx
     from tsm_edge.sensitive import image_like_frames, make_sensitive
     from tsm_edge.step import StepNetwork
 

@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from tsm_edge import create_model
-from tsm_edge.backbones import mobilenet_channels, mobilenet_v2, resnet18, resnet50
+from tsm_edge.backbones import mobilenet_channels
 from tsm_edge.errors import CheckpointError, InputError
+from tsm_edge.models import mobilenet_v2, resnet18, resnet50
 from tsm_edge.shift import find_shifts
 
 

@@ -10,7 +10,7 @@ import pytest
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
 
 from tsm_edge.demo.app import run  # noqa: E402
-from tsm_edge.demo.record import EventLog, VideoRecorder, event_record  # noqa: E402
+from tsm_edge.demo.recording import EventLog, VideoRecorder, event_record  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.runtimes import load  # noqa: E402
 from tsm_edge.runtimes.events import Event, GestureEvents  # noqa: E402

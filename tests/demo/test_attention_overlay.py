@@ -12,10 +12,10 @@ cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed"
 
 from tsm_edge import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
-from tsm_edge.demo.attention import Heat, seen  # noqa: E402
+from tsm_edge.demo.heat import Heat, seen  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.runtimes.engines.torch import TorchModel  # noqa: E402
 from tsm_edge.runtimes.interface import Result  # noqa: E402
-from tsm_edge.runtimes.torch_backend import TorchModel  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.step import StepNetwork  # noqa: E402
 

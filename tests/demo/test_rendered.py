@@ -33,6 +33,6 @@ def test_an_unknown_gesture_names_the_nearest():
 
 
 def test_a_missing_renderer_is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tsm_edge.training.gestures", None)
+    monkeypatch.setitem(sys.modules, "tsm_edge.training.gestures.clips", None)
     with pytest.raises(MissingComponentError, match=r"tsm-edge\[train\]"):
         open_source("test://Swiping Left", rendered=TestSource)

@@ -46,7 +46,7 @@ class TinyLibrary:
 
 def tiny_trace(inputs):
     """What the tiny network computes, in numpy."""
-    from tsm_edge.export.verify import Trace
+    from tsm_edge.export.proof.traces import Trace
 
     last, logits = 0.0, []
     for frame in inputs:
@@ -70,23 +70,21 @@ def tiny():
 def make_tiny_library(tmp_path_factory):
     """make(target, threads=1, plan=PLAN) -> TinyLibrary, compiled by zig for that target."""
     pytest.importorskip("ziglang", reason="ziglang (extra [export]) is not installed")
-    import tsm_edge.runtimes
-    from tsm_edge.export import replay, toolchain
-    from tsm_edge.export.android import runtime_sources
-
-    runtime = Path(tsm_edge.runtimes.__file__).resolve().parent / "c"
+    from tsm_edge.export.library import toolchain
+    from tsm_edge.export.proof import on_target
+    from tsm_edge.runtimes.c_sources import FOLDER, library_sources
 
     def make(target, threads=1, plan=PLAN):
         work = tmp_path_factory.mktemp("tiny")
         (work / "plan.c").write_text(plan.replace("THREADS", str(threads), 1) if "THREADS" in plan else plan)
-        flags = ["-O2", "-std=gnu11", "-fPIC", "-I", str(runtime)]
-        zig = replay.zig()
+        flags = ["-O2", "-std=gnu11", "-fPIC", "-I", str(FOLDER)]
+        zig = on_target.zig()
         bare = toolchain.ZIG_TARGET[target.arch]
         triple = f"{bare}.{target.libc.split()[-1]}" if target.os == "linux" else bare
         subprocess.run([*zig, "cc", "-target", bare, *flags, "-c", str(work / "plan.c"), "-o", str(work / "plan.o")],
                        check=True)
         subprocess.run([*zig, "ar", "rcs", str(work / "libtsm_model.a"), str(work / "plan.o")], check=True)
-        sources, _ = runtime_sources(runtime)
+        sources, _ = library_sources()
         if target.os == "linux":
             subprocess.run([*zig, "cc", "-target", triple, *flags, "-shared", str(work / "plan.o"),
                             *map(str, sources), "-lpthread", "-lm", "-o", str(work / "libtsm_model.so")], check=True)

@@ -12,11 +12,12 @@ torch = pytest.importorskip("torch", reason="torch (extra [export]) is not insta
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 
 from tsm_edge import default  # noqa: E402
-from tsm_edge.backbones import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
-from tsm_edge.export import bundle, cli, replay  # noqa: E402
-from tsm_edge.export.report import ExportReport  # noqa: E402
-from tsm_edge.export.targets import TARGETS  # noqa: E402
+from tsm_edge.export import cli, pipeline  # noqa: E402
+from tsm_edge.export.bundle.report import ExportReport  # noqa: E402
+from tsm_edge.export.proof import on_target  # noqa: E402
+from tsm_edge.export.targets.boards import TARGETS  # noqa: E402
+from tsm_edge.models import create_model  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 
 
@@ -99,8 +100,8 @@ def test_weights_trained_in_both_directions_need_a_word_on_the_slice(capsys, tmp
 
 def test_an_untrained_export_under_an_emulator_says_so_and_lists_the_next_commands(capsys, tmp_path):
     target = TARGETS["jetson-nano"]
-    if replay.emulator(target)[0] is None:
-        pytest.skip(replay.emulator(target)[1])
+    if on_target.emulator(target)[0] is None:
+        pytest.skip(on_target.emulator(target)[1])
     code, out, error = run(capsys, "--target", "jetson-nano", "--random-weights", "--width", "0.25", "--input-size", "64x48",
                            "--num-classes", "4", "--output", tmp_path / "nano", "--name", "trial")
     assert code == 0, error
@@ -114,14 +115,14 @@ def test_an_untrained_export_under_an_emulator_says_so_and_lists_the_next_comman
 
 
 def test_an_export_that_could_not_be_run_here_leaves_with_1_unless_allowed(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(replay.shutil, "which", lambda name: None)
+    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
     argv = ["--target", "raspberry-pi-32bit", "--random-weights", "--arch", "mobilenet_v2", "--width", "0.1",
             "--input-size", "32x32", "--output", tmp_path / "pi"]
     code, out, error = run(capsys, *argv)
     assert code == 1 and out.splitlines()[-1].startswith("NOT VERIFIED") and "--allow-unverified" in error
     assert (tmp_path / "pi" / "manifest.json").exists()
     report = ExportReport("m", "raspberry-pi-32bit", "pi", False, "fp32", 4)  # the same once more, without the work
-    monkeypatch.setattr(bundle, "export_bundle", lambda *args, **options: bundle.Bundle(tmp_path, {}, report))
+    monkeypatch.setattr(pipeline, "export_bundle", lambda *args, **options: pipeline.Bundle(tmp_path, {}, report))
     assert run(capsys, *argv)[0] == 1
     assert run(capsys, *argv, "--allow-unverified")[0] == 0
 

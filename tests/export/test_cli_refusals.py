@@ -10,7 +10,7 @@ import pytest
 
 from tsm_edge import default
 from tsm_edge.export import cli
-from tsm_edge.export.report import ExportReport
+from tsm_edge.export.bundle.report import ExportReport
 
 
 def refuse(capsys, *argv):

@@ -19,7 +19,7 @@ import tsm_edge  # noqa: E402
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export import bundle as bundling  # noqa: E402
 from tsm_edge.export import export_bundle  # noqa: E402
-from tsm_edge.export.report import Progress  # noqa: E402
+from tsm_edge.export.bundle.report import Progress  # noqa: E402
 from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
@@ -167,7 +167,7 @@ def refused_without_trace(tmp_path, error, **options):
 
 
 def test_a_library_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
-    from tsm_edge.export import import_onnx as importing
+    from tsm_edge.export.graph import to_ops as importing
 
     original = importing.import_onnx
 
@@ -185,9 +185,9 @@ def test_a_library_that_computes_something_else_is_never_written(tmp_path, monke
 
 
 def test_an_onnx_file_that_computes_something_else_is_never_written(tmp_path, monkeypatch):
-    from tsm_edge.export import onnx_graph
+    from tsm_edge.export.graph import write
 
-    original = onnx_graph.export_onnx
+    original = write.export_onnx
 
     def wrong(step, path, manifest):
         with torch.no_grad():
@@ -198,7 +198,7 @@ def test_an_onnx_file_that_computes_something_else_is_never_written(tmp_path, mo
             with torch.no_grad():
                 step.net.fc.bias -= 0.01
 
-    monkeypatch.setattr(onnx_graph, "export_onnx", wrong)
+    monkeypatch.setattr(write, "export_onnx", wrong)
     error = refused_without_trace(tmp_path, CheckFailedError)
     assert "ONNX vs torch" in error.problem and "torch.onnx.export" in error.do
 
@@ -289,9 +289,9 @@ def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
 
 
 def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, monkeypatch):
-    from tsm_edge.export import replay
+    from tsm_edge.export.proof import on_target
 
-    monkeypatch.setattr(replay.shutil, "which", lambda name: None)
+    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
     bundle = export_bundle(make_net(), "raspberry-pi-32bit", tmp_path / "b", **OPTIONS)
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["verification"]["status"] == "not executed" and bundle.report.verdict().startswith("NOT VERIFIED")

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 
-from tsm_edge.export import replay  # noqa: E402
-from tsm_edge.export.targets import TARGETS  # noqa: E402
+from tsm_edge.export.proof import on_target  # noqa: E402
+from tsm_edge.export.targets.boards import TARGETS  # noqa: E402
 
 KINDS = ["host", "jetson-nano", "raspberry-pi-4", "raspberry-pi-32bit", "android-arm64"]
 # under an emulator ResNet-50 takes a small input: its layers are the same, its pictures smaller
@@ -49,8 +49,8 @@ def test_half_precision_costs_no_more_than_a_few_times_its_rounding(tmp_path, ta
 
 def export(tmp_path, target, arch, width, size, *more):
     """One export by the installed command; its report, once it has passed."""
-    if replay.emulator(TARGETS[target])[0] is None:
-        pytest.skip(replay.emulator(TARGETS[target])[1])
+    if on_target.emulator(TARGETS[target])[0] is None:
+        pytest.skip(on_target.emulator(TARGETS[target])[1])
     command = [os.path.join(os.path.dirname(sys.executable), "tsm-export"), "--target", target, "--random-weights", "--arch",
                arch, "--input-size", f"{size}x{size}", "--output", str(tmp_path / "bundle"), "--json", *more]
     command += ["--width", str(width)] if width else []

@@ -17,10 +17,12 @@ from torch import nn  # noqa: E402
 
 import tsm_edge  # noqa: E402
 from tsm_edge.errors import BundleError, CheckFailedError, InputError, MissingComponentError  # noqa: E402
-from tsm_edge.export import export_bundle, relax, relax_check  # noqa: E402
-from tsm_edge.export.elf import read_elf  # noqa: E402
-from tsm_edge.export.report import lines  # noqa: E402
-from tsm_edge.export.targets import TARGETS, get_target  # noqa: E402
+from tsm_edge.export import export_bundle  # noqa: E402
+from tsm_edge.export.bundle.report import lines  # noqa: E402
+from tsm_edge.export.library import relax  # noqa: E402
+from tsm_edge.export.library.elf import read_elf  # noqa: E402
+from tsm_edge.export.proof import relax_check  # noqa: E402
+from tsm_edge.export.targets.boards import TARGETS, get_target  # noqa: E402
 from tsm_edge.manifest import Manifest, validate  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts, set_segments  # noqa: E402
@@ -189,9 +191,9 @@ def test_a_tvm_library_that_computes_something_else_is_never_written(tmp_path, m
 
 
 def test_for_a_board_it_is_linked_but_never_called_passed(tmp_path, monkeypatch):
-    from tsm_edge.export import replay
+    from tsm_edge.export.proof import on_target
 
-    monkeypatch.setattr(replay.shutil, "which", lambda name: None)  # the native library is not the matter here
+    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)  # the native library is not the matter here
     bundle = export("odd", tmp_path / "b", target="jetson-nano")
     check = bundle.manifest["verification"]["checks"][-1]
     assert check["name"] == "TVM library vs torch" and check["status"] == "not executed"

@@ -17,7 +17,7 @@ from tsm_edge.runtimes.interface import Clock
 def torch_model(toys):
     """The toy network in torch, through a step network of a module with the same shifts."""
     torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
-    from tsm_edge.runtimes.torch_backend import TorchModel
+    from tsm_edge.runtimes.engines.torch import TorchModel
     from tsm_edge.shift import TemporalShift
 
     w0, b0, w1, w2 = (torch.from_numpy(w) for w in toys.toy.toy_weights())
@@ -292,7 +292,7 @@ def test_a_missing_engine_is_named_with_its_extra(onnx_bundle, tmp_path, monkeyp
 
 
 def test_importing_the_runtimes_brings_no_engine():
-    code = ("import sys, tsm_edge, tsm_edge.runtimes, tsm_edge.runtimes.native, tsm_edge.runtimes.events; "
+    code = ("import sys, tsm_edge, tsm_edge.runtimes, tsm_edge.runtimes.engines.native, tsm_edge.runtimes.events; "
             "import tsm_edge.runtimes.sources, tsm_edge.demo.cli; "
             "print([m for m in ('torch', 'onnx', 'onnxruntime', 'tvm', 'cv2', 'rich') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
@@ -336,7 +336,7 @@ def _inputs(frame, model):
 
 def test_classes_that_say_no_gesture_are_background_however_they_are_written():
     from tsm_edge import create_model
-    from tsm_edge.runtimes.torch_backend import describe
+    from tsm_edge.runtimes.engines.torch import describe
 
     net = create_model("mobilenet_v2", 4, width=0.35, input_size=64)
     net.tsm_info["classes"] = ["wave", "no-gesture", "Doing_other things", "No gestures at all"]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tsm_edge.errors import BundleError
-from tsm_edge.runtimes import load, native
+from tsm_edge.runtimes import load
+from tsm_edge.runtimes.engines import native
 
 
 def test_threads_are_the_models_or_as_asked(native_bundle):

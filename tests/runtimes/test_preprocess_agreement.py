@@ -32,7 +32,7 @@ def network(request, toys, toy_library, tmp_path_factory):
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: f"{source[0]}x{source[1]}")
 def test_all_four_see_the_same_part_of_the_frame(network, toys, source):
     pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
-    from tsm_edge.training.augment import CentreCrop
+    from tsm_edge.training.data.augment import CentreCrop
 
     size, library = network
     spec = {**toys.manifest()["input"], "width": size[0], "height": size[1], "shorter_side": shorter_side(*size)}

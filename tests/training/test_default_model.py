@@ -10,10 +10,11 @@ for _name in ("torch", "cv2"):
 import tsm_edge  # noqa: E402
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.default import find_default  # noqa: E402
-from tsm_edge.training import evaluate as ev  # noqa: E402
-from tsm_edge.training.gestures import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
+from tsm_edge.training.evaluate import clips  # noqa: E402
+from tsm_edge.training.evaluate import run as ev  # noqa: E402
+from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
+from tsm_edge.training.gestures.clips import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
-from tsm_edge.training.scores import clip_logits  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def held_out(model):
     """Six clips a class of the test split, other seeds than the figures of the model card."""
     data = GestureDataset("test", 6, model.classes, 10, (160, 160), 2.5, seed=3)
     items = [data[i] for i in range(len(data))]
-    return ev.Clips(lambda i: items[i][0], [label for _, label in items], model.classes, 4.0)
+    return clips.Clips(lambda i: items[i][0], [label for _, label in items], model.classes, 4.0)
 
 
 def test_it_is_small_enough_to_ship_and_says_where_it_comes_from(model):
@@ -52,7 +53,7 @@ def test_it_recognises_clips_it_has_not_seen_and_steps_as_it_was_trained(model, 
 def test_a_swipe_played_backwards_is_the_other_swipe(model, held_out):
     index = {name: i for i, name in enumerate(model.classes)}
     some = [i for i, c in enumerate(held_out.labels) if model.classes[c] in ("Swiping Left", "Swiping Right")]
-    turned = ev.Clips(lambda i: held_out.read(some[i]), held_out.labels[some], model.classes, 4.0)
+    turned = clips.Clips(lambda i: held_out.read(some[i]), held_out.labels[some], model.classes, 4.0)
     found = clip_logits(ev.step_logits(model, turned, backwards=True)).argmax(1)
     other = {index["Swiping Left"]: index["Swiping Right"], index["Swiping Right"]: index["Swiping Left"]}
     assert np.mean([a == other[c] for a, c in zip(found, turned.labels)]) >= 0.9
@@ -78,11 +79,11 @@ def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
         pytest.importorskip(name, reason=f"{name} (extra [export]) is not installed")
     from tsm_edge.demo import cli as demo
     from tsm_edge.export import cli as export
-    from tsm_edge.training import gestures_cli
+    from tsm_edge.training.gestures import cli
 
     video, bundle, log = (str(tmp_path / name) for name in ("clip.mp4", "host", "events.jsonl"))
     made = ["video", "--label", "swiping-left", "--split", "test", "--size", "640x480", "--output", video]
-    assert gestures_cli._main(made) == 0
+    assert cli._main(made) == 0
     assert export._main(["--target", "host", "--output", bundle]) == 0
     assert demo._main([bundle, "--source", video, "--headless", "--events", log]) == 0
     starts = [event for event in map(json.loads, open(log)) if event["event"] == "start"]

@@ -216,8 +216,8 @@ def test_labels_follow_the_list_where_there_is_one(tmp_path):
 
 
 def test_the_clips_are_a_data_set(tiny, film, tmp_path):
-    from tsm_edge.training.datasets import ClipDataset
-    from tsm_edge.training.layouts import find_items
+    from tsm_edge.training.data.datasets import ClipDataset
+    from tsm_edge.training.data.listing import find_items
 
     done = tiny.run("--label", "wave", "--output", tmp_path, "--source", film, module="record")
     assert done.stdout.splitlines()[-1] == f"PASSED 3 clips in {tmp_path}/wave"

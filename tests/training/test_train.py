@@ -13,14 +13,14 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
-from tsm_edge.training.augment import CentreCrop  # noqa: E402
-from tsm_edge.training.datasets import ClipDataset  # noqa: E402
-from tsm_edge.training.layouts import Item, find_items  # noqa: E402
+from tsm_edge.training.data.augment import CentreCrop  # noqa: E402
+from tsm_edge.training.data.datasets import ClipDataset  # noqa: E402
+from tsm_edge.training.data.for_training import Changed, _exact, clip_rate, hold_out  # noqa: E402
+from tsm_edge.training.data.listing import Item, find_items  # noqa: E402
+from tsm_edge.training.data.sampling import Sampler  # noqa: E402
 from tsm_edge.training.loop import evaluate_clips  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
-from tsm_edge.training.sampling import Sampler  # noqa: E402
 from tsm_edge.training.train import _Curves, _main, check_ranges, events_of, fill_in, fill_in_steps, parse_size, parser  # noqa: E402
-from tsm_edge.training.train_data import Changed, _exact, clip_rate, hold_out  # noqa: E402
 
 
 def options(tiny, clips, folder, *more):

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tsm_edge.runtimes.c_sources import EXPORTS, library_sources
+from tsm_edge.runtimes.c_sources import FOLDER as RUNTIME
+
 HERE = Path(__file__).resolve().parent
-RUNTIME = HERE.parents[2] / "runtimes" / "c"
-SOURCES = sorted(path for path in RUNTIME.glob("*.c") if path.name != "tsm_replay.c")
+SOURCES, _ = library_sources()
 HEIGHT, WIDTH, SHORTER, CLASSES = 20, 28, 23, 5
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 P = ct.c_void_p
@@ -107,7 +109,7 @@ def build_toy(folder, compiler=("gcc",), flags=("-O2",), name="libtoy.so", **val
     library = folder / name
     run([*compiler, "-std=c99", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *flags, "-I", RUNTIME,
          *defines(folder, **values), HERE / "toy_plan.c", *SOURCES,
-         f"-Wl,--version-script={RUNTIME / 'tsm_edge.map'}", "-o", library, "-lm"])
+         f"-Wl,--version-script={EXPORTS}", "-o", library, "-lm"])
     return library
 
 

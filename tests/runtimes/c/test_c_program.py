@@ -7,6 +7,8 @@ import sys
 import numpy as np
 import pytest
 
+from tsm_edge.runtimes.c_sources import REPLAY
+
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 TARGETS = {  # how to compile, how to run
     "gcc": (("gcc",), ()),
@@ -45,7 +47,7 @@ def built(kit, tmp_path_factory):
             compiler, runner = target(name, kit)
             folder = tmp_path_factory.mktemp(name)
             library = kit.build_toy(folder, compiler, ("-O2", "-Wl,-z,defs"))
-            kit.run([*compiler, "-std=gnu99", "-O2", kit.RUNTIME / "tsm_replay.c", "-o", folder / "tsm_replay", "-ldl"])
+            kit.run([*compiler, "-std=gnu99", "-O2", REPLAY, "-o", folder / "tsm_replay", "-ldl"])
             done[name] = (library, folder / "tsm_replay", program(kit, folder, compiler), runner)
         return done[name]
 
@@ -92,7 +94,7 @@ def test_a_library_needs_only_an_old_libc_and_shows_only_the_header(built, kit, 
 
 
 def test_sources_are_clean_c99_and_the_header_is_cplusplus(kit, tmp_path):
-    for source in [*kit.SOURCES, kit.RUNTIME / "tsm_replay.c"]:
+    for source in [*kit.SOURCES, REPLAY]:
         kit.run(["gcc", "-std=c99", "-O2", *WARNINGS, "-c", source, "-o", tmp_path / "x.o"])
         kit.run(["gcc", "-std=c99", "-O2", *WARNINGS, "-DTSM_NO_THREADS", "-c", source, "-o", tmp_path / "x.o"])
     (tmp_path / "x.cpp").write_text('#include "tsm_edge.h"\nint main() { tsm_image i = {}; i.size = sizeof i; return !i.size; }\n')
@@ -171,7 +173,7 @@ def test_replay_linked_with_an_archive_takes_our_symbols(kit, tmp_path):
     flags = ["-std=gnu99", "-O2", "-I", kit.RUNTIME]
     kit.run(["gcc", *flags, *kit.defines(tmp_path), "-c", kit.HERE / "toy_plan.c", *kit.SOURCES], cwd=tmp_path)
     kit.run(["ar", "rcs", "libtoy.a", *sorted(tmp_path.glob("*.o"))], cwd=tmp_path)
-    kit.run(["gcc", *flags, "-DTSM_REPLAY_STATIC", kit.RUNTIME / "tsm_replay.c", "libtoy.a", "-o", "replay", "-lm", "-pthread"],
+    kit.run(["gcc", *flags, "-DTSM_REPLAY_STATIC", REPLAY, "libtoy.a", "-o", "replay", "-lm", "-pthread"],
             cwd=tmp_path)
     kit.toy_frames(2).tofile(tmp_path / "in")
     assert kit.run(["./replay", "-", "in", 2, "out"], cwd=tmp_path).startswith("PASSED model=toy")

@@ -56,10 +56,10 @@ def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
     pytest.importorskip("tvm")
     from tvm import tirx
 
-    from tsm_edge.export.compile import compile_kernels
-    from tsm_edge.export.kernels.base import Kernel
-    from tsm_edge.export.kernels.emit import Emitter
-    from tsm_edge.export.targets import get_target
+    from tsm_edge.export.kernels.write.base import Kernel
+    from tsm_edge.export.kernels.write.emit import Emitter
+    from tsm_edge.export.library.objects import compile_each
+    from tsm_edge.export.targets.boards import get_target
 
     # Anything may have changed for all the compiler knows, as after a tile of assembly: `seen` is read again from memory.
     clobber = ("define void @clobber(ptr %x) {\n"
@@ -76,8 +76,8 @@ def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
                 e.call_llvm("clobber", clobber, [(out, 0)])
             seen.set(seen.get() + tirx.const(48 / 2048, "float32"))
     kernel = Kernel("state", "state", e.function("state"), (), 0)
-    compile_kernels([(None, kernel)], get_target("host"), tmp_path / "kernels.o")
-    toy = link(kit, tmp_path / "kernels.o", tmp_path, ("gcc",), plan=STATE_PLAN)
+    name, = compile_each([(None, kernel)], get_target("host"), tmp_path)
+    toy = link(kit, tmp_path / name, tmp_path, ("gcc",), plan=STATE_PLAN)
     assert toy.create() == (0, "")
     for threads in (1, 2, 4):
         stream = toy.stream(threads=threads)

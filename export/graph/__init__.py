@@ -1,0 +1,1 @@
+"""From a step network to an ONNX file, and from that file to the list of operations that kernels are chosen for."""

@@ -1,0 +1,1 @@
+"""Kernels for everything that has none of ours: TVM's own legalisation, scheduled plainly."""

@@ -1,0 +1,1 @@
+"""What the builders write kernels with: names, emitted statements, tiles, sweeps, planes."""

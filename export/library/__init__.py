@@ -1,0 +1,1 @@
+"""From kernels to a library for the target: memory, plan, objects, compiler, linking, audit."""

@@ -1,0 +1,1 @@
+"""The devices: what their processors can do, and what this machine is."""

@@ -1,0 +1,1 @@
+"""Measuring other choices than the cost model's, here or on a board, and keeping a record."""

@@ -1,0 +1,1 @@
+"""What runs a step: the compiled library, onnxruntime, TVM, torch; each imports its library when it is opened."""

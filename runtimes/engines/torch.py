@@ -1,0 +1,148 @@
+"""The step network in torch: a checkpoint, or a network, run as it is. The reference of the others."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.manifest import SCHEMA, validate
+from tsm_edge.runtimes.interface import EngineStream, Model
+from tsm_edge.runtimes.preprocess import shorter_side
+
+BACKGROUND = ("no gesture", "doing other things")  # however they are written
+
+
+def _words(name):
+    """"No-Gesture" -> "no gesture"."""
+    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split())
+
+
+def import_engine():
+    """The module torch.
+
+    Raises
+    ------
+    MissingComponentError
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingComponentError("the torch back end is not installed", found=str(error),
+                                    expected="the package torch", do="pip install 'tsm-edge[export]'") from error
+    return torch
+
+
+def describe(net, specs):
+    """A manifest without files and verification, for a network that runs as it is.
+
+    Parameters
+    ----------
+    net : torch.nn.Module
+        With `tsm_info`, as `tsm_edge.create_model` gives it.
+    specs : list of CacheSpec
+        Of its step network.
+    """
+    info = net.tsm_info
+    width, height = info["input_size"]
+    classes = [str(c) for c in info.get("classes") or [f"class {i}" for i in range(info["num_classes"])]]
+    return {
+        "schema": SCHEMA, "name": str(info["name"]), "trained": bool(info.get("trained", False)), "classes": classes,
+        "input": {"width": int(width), "height": int(height), "colour": "RGB", "resize": info.get("resize", "crop"),
+                  "shorter_side": shorter_side(width, height), "filter": info.get("filter", "antialias"),
+                  "mean": [float(v) for v in info["mean"]], "std": [float(v) for v in info["std"]]},
+        "stream": {"fps": float(info.get("fps") or 0), "max_gap_seconds": 1.0},
+        "events": info.get("events") or {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [],
+                                         "background": [i for i, c in enumerate(classes) if _words(c) in BACKGROUND]},
+        "network": {"arch": str(info["name"]), "width": float(info.get("width", 1.0)),
+                    "fold_div": int(info.get("fold_div", 8)), "past": list(info["past"]) if info.get("past") else None,
+                    "n_segment": int(info.get("n_segment", 8))},
+        "caches": [{"name": spec.name, "layer": spec.layer, "shape": list(spec.shape), "dtype": "float32",
+                    "slice": [spec.start, spec.stop], "channels": spec.channels} for spec in specs],
+        "precision": "fp32", "target": {}, "threads": 1, "toolchain": {}}
+
+
+class TorchModel(Model):
+    """A step network in torch.
+
+    Parameters
+    ----------
+    source : torch.nn.Module or path
+        A network made with our shift (past only), or a checkpoint that `load_checkpoint` recognises.
+    threads : int or None
+        Sets torch's number of threads, which is one for the whole process; None: leaves it alone.
+    manifest : dict or None
+        Instead of what the network says of itself.
+    """
+
+    backend = "torch"
+
+    def __init__(self, source, threads=None, manifest=None):
+        torch = import_engine()
+        from tsm_edge.attention import FeatureTap
+        from tsm_edge.step import StepNetwork
+
+        net = _network_of(source) if isinstance(source, (str, Path)) else source
+        info = getattr(net, "tsm_info", None)
+        if manifest is None and info is None:
+            raise InputError("the network does not say what it is", found=f"a {type(net).__name__} without tsm_info",
+                             expected="a network from tsm_edge.create_model, or manifest=", do="pass a bundle's manifest")
+        if manifest is not None:
+            size = manifest["input"]["width"], manifest["input"]["height"]
+        else:
+            size = info["input_size"]
+        self._step = StepNetwork(net, input_size=tuple(size)).eval()
+        try:
+            self._tap = FeatureTap(self._step.net)  # the step's own copy of the network
+        except InputError:
+            self._tap = None  # a network of another make: it runs, without attention
+        super().__init__(validate(manifest or describe(net, self._step.cache_specs), "the network's description", True))
+        self._torch, self.threads, self.bundle = torch, threads or 0, None
+        if threads:
+            torch.set_num_threads(threads)
+
+    def _infer(self, x, state):
+        torch = self._torch
+        with torch.inference_mode():
+            # A copy: the caller's buffer is overwritten by the next frame, and a cache must not look into it.
+            out = self._step(torch.from_numpy(x.copy()), *(torch.from_numpy(value) for value in state.values()))
+        logits, *caches = (value.numpy().copy() for value in out)
+        return logits[0], dict(zip(self.cache_shapes, caches))
+
+    def _stream(self, colour, max_gap_seconds, fps):
+        stream = TorchStream(self, colour, max_gap_seconds, fps)
+        stream.threads = self.threads
+        return stream
+
+
+class TorchStream(EngineStream):
+    """A stream that can also say where its network looked in the last step."""
+
+    def __init__(self, model, colour, max_gap_seconds, fps):
+        self._features = None
+        super().__init__(model, self._watched, colour, max_gap_seconds, fps)
+
+    def _watched(self, x, state):
+        out = self.model._infer(x, state)
+        self._features = self.model._tap.take() if self.model._tap else None
+        return out
+
+    def _forget(self):
+        super()._forget()
+        self._features = None
+
+    def attention(self):
+        from tsm_edge.attention import class_maps, split_network
+
+        _, head = split_network(self.model._step.net)
+        if self._features is None:
+            raise InputError("there is no attention yet", found="no step since the stream began", expected="a step",
+                             do="call step() first")
+        with self.model._torch.inference_mode():
+            return class_maps(self._features, head)[0].numpy()
+
+
+def _network_of(path):
+    from tsm_edge.checkpoints import load_checkpoint
+    from tsm_edge.models import create_model
+
+    checkpoint = load_checkpoint(path)
+    return create_model(checkpoint.arch, checkpoint=path)

@@ -1,0 +1,86 @@
+"""A library is run as what it is: here, under an emulator, or not at all, and then that is what is said."""
+import dataclasses
+
+import numpy as np
+import pytest
+
+from tsm_edge.export.proof import on_target
+from tsm_edge.export.proof.tolerances import FAILED, NOT_EXECUTED, PASSED
+from tsm_edge.export.targets.boards import TARGETS
+
+
+@pytest.fixture
+def run(tiny, tiny_inputs, tmp_path):
+    return lambda library, target: on_target.check_library(library, target, tiny.manifest, tiny_inputs,
+                                                        tiny.trace(tiny_inputs), tmp_path / "work")
+
+
+def need(target):
+    if on_target.emulator(target)[0] is None:
+        pytest.skip(on_target.emulator(target)[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_host_library_is_run_and_measured(run, make_tiny_library, threads):
+    host = dataclasses.replace(TARGETS["host"], threads=threads)
+    check = run(make_tiny_library(host, threads), host)
+    assert check.status == PASSED and check.frames == 16, check.detail
+    assert check.max_abs_diff <= check.tolerance and "on this machine" in check.detail and "ms a frame" in check.detail
+
+
+@pytest.mark.parametrize("name", ["jetson-nano", "raspberry-pi-32bit"])
+def test_a_boards_library_is_run_under_an_emulator_with_its_own_cpu(run, make_tiny_library, name):
+    target = TARGETS[name]
+    need(target)
+    if on_target.sysroot(target) is None:
+        pytest.skip(f"no glibc for {target.arch} is installed (libc6-*-cross)")
+    check = run(make_tiny_library(target), target)
+    assert check.status == PASSED, check.detail
+    assert "qemu" in check.detail and target.emulator_cpu in check.detail and "musl" not in check.detail
+
+
+def test_without_a_sysroot_the_same_objects_are_linked_statically_and_that_is_said(run, make_tiny_library, monkeypatch):
+    target = TARGETS["jetson-nano"]
+    need(target)
+    monkeypatch.setattr(on_target, "sysroot", lambda target: None)
+    check = run(make_tiny_library(target), target)
+    assert check.status == PASSED and "musl" in check.detail and "no glibc" in check.detail, check.detail
+
+
+def test_an_android_archive_is_proven_by_a_static_program_and_that_is_said(run, make_tiny_library):
+    target = TARGETS["android-arm64"]
+    need(target)
+    check = run(make_tiny_library(target), target)
+    assert check.status == PASSED and "musl" in check.detail and "cortex-a53" in check.detail, check.detail
+
+
+def test_without_an_emulator_it_is_not_executed_and_never_passed(run, monkeypatch):
+    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
+    other = TARGETS["jetson-nano"] if TARGETS["host"].arch != "aarch64" else TARGETS["raspberry-pi-32bit"]
+    check = run(None, other)
+    assert check.status == NOT_EXECUTED and "apt install qemu-user" in check.detail and check.frames == 0
+
+
+@pytest.mark.parametrize("wrong, right", [
+    ("2 * cache[15]", "2 * cache[14]"),  # reads another place of the cache
+    ("next[i] = frame[3 * i]", "next[i] = frame[3 * i + 1]"),  # keeps another channel
+    ("(float)(k + 1)", "(float)(k + 1) * 1.001f"),
+])
+def test_a_library_that_computes_something_else_fails(run, tiny, make_tiny_library, wrong, right):
+    host = TARGETS["host"]
+    check = run(make_tiny_library(host, plan=tiny.plan.replace(wrong, right)), host)
+    assert check.status == FAILED and "differ" in check.detail
+
+
+@pytest.mark.parametrize("body, words", [("return -1;", "exit code 1"), ("*(volatile int *)0 = 1;", "signal")])
+def test_a_library_that_refuses_or_crashes_fails_with_its_words(run, tiny, make_tiny_library, body, words):
+    host = TARGETS["host"]
+    library = make_tiny_library(host, plan=tiny.plan.replace("if (n != 4) return -1;", body))
+    check = run(library, host)
+    assert check.status == FAILED and words in check.detail
+
+
+def test_outputs_of_another_length_are_refused(tiny, tmp_path):
+    np.zeros(7, np.float32).tofile(tmp_path / "outputs.bin")
+    with pytest.raises(RuntimeError, match="7 values, expected 36"):
+        on_target.read_trace(tmp_path / "outputs.bin", 2, tiny.manifest)

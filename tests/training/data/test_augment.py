@@ -1,0 +1,111 @@
+"""Changes to clips: the same for all frames, and directions turned around only with their labels."""
+import numpy as np
+import pytest
+
+from tsm_edge.errors import InputError
+from tsm_edge.training.data import augment
+from tsm_edge.training.gestures.clips import CLASSES, MIRRORED, REVERSED
+
+
+def ramp(t=4, h=20, w=30, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (t, h, w, 3), dtype=np.uint8)
+
+
+def test_mirrored_clips_carry_the_mirrored_label():
+    table = augment.mirror_map(CLASSES)
+    mirror = augment.Mirror(table, p=1.0)
+    clip = ramp()
+    for i, name in enumerate(CLASSES):
+        turned, label = mirror(clip, i, np.random.default_rng(0))
+        assert CLASSES[label] == MIRRORED[name]
+        assert np.array_equal(turned, clip[:, :, ::-1])
+    assert table[CLASSES.index("Swiping Left")] == CLASSES.index("Swiping Right")
+    assert table[CLASSES.index("Swiping Up")] == CLASSES.index("Swiping Up")
+
+
+def test_backwards_clips_carry_the_opposite_label():
+    table = augment.backwards_map(CLASSES)
+    clip = ramp()
+    turned, label = augment.Backwards(table, p=1.0)(clip, CLASSES.index("Zooming In With Full Hand"), np.random.default_rng(0))
+    assert CLASSES[label] == "Zooming Out With Full Hand" == REVERSED["Zooming In With Full Hand"]
+    assert np.array_equal(turned, clip[::-1])
+
+
+def test_a_class_without_its_opposite_is_never_mirrored():
+    classes = ["Swiping Left", "Thumb Up"]
+    table = augment.mirror_map(classes)
+    assert table.tolist() == [-1, 1]
+    clip = ramp()
+    for seed in range(20):
+        turned, label = augment.Mirror(table, p=1.0)(clip, 0, np.random.default_rng(seed))
+        assert label == 0 and np.array_equal(turned, clip)
+
+
+def test_mirroring_half_of_the_time():
+    table = augment.mirror_map(["a", "b"])
+    clip, rng = ramp(), np.random.default_rng(0)
+    turned = sum(not np.array_equal(augment.Mirror(table)(clip, 0, rng)[0], clip) for _ in range(400))
+    assert 160 < turned < 240
+
+
+def test_own_classes_with_a_side_must_be_declared():
+    classes = ["swipe_left", "swipe_right", "wave"]
+    with pytest.raises(InputError, match="swipe_left"):
+        augment.mirror_map(classes)
+    assert augment.mirror_map(classes, [("swipe-left", "swipe_right")]).tolist() == [1, 0, 2]
+    with pytest.raises(InputError, match="unknown class"):
+        augment.mirror_map(classes, [("swipe_left", "swipe_rihgt")])
+    assert augment.mirror_map(["swiping-left", "swiping_right"]).tolist() == [1, 0]  # Jester's names, written otherwise
+    assert augment.mirror_map(["upright", "cleft"]).tolist() == [0, 1]  # "right" inside another word is no side
+
+
+def test_crop_is_the_same_in_every_frame_and_has_the_asked_size():
+    still = np.repeat(ramp(1, 40, 60), 5, 0)
+    crop = augment.MultiScaleCrop((24, 16))
+    boxes = set()
+    for seed in range(60):
+        out, label = crop(still, 3, np.random.default_rng(seed))
+        assert out.shape == (5, 16, 24, 3) and label == 3 and out.dtype == np.uint8
+        assert all(np.array_equal(out[0], f) for f in out)
+        x, y, w, h = box = crop.box(60, 40, np.random.default_rng(seed))
+        boxes.add(box)
+        assert x >= 0 and y >= 0 and x + w <= 60 and y + h <= 40
+    assert len(boxes) > 20
+
+
+def test_colour_jitter_matches_a_plain_computation_for_brightness():
+    clip = ramp()
+    jitter = augment.ColourJitter(0.3, 0, 0, 0)
+    out, _ = jitter(clip, 0, np.random.default_rng(1))
+    factor = 1 + np.random.default_rng(1).uniform(-0.3, 0.3)
+    assert np.abs(out - np.clip(clip * factor, 0, 255)).max() <= 0.51
+
+
+def test_colour_jitter_leaves_grey_grey_and_shape_alone():
+    grey = np.repeat(ramp()[..., :1], 3, -1)
+    out, _ = augment.ColourJitter(0, 0, 0.5, 0.2)(grey, 0, np.random.default_rng(2))
+    assert out.shape == grey.shape and np.abs(out.astype(int) - grey).max() <= 1
+
+
+def test_centre_crop_keeps_the_centre():
+    clip = np.zeros((2, 60, 100, 3), np.uint8)
+    clip[:, 28:32, 48:52] = 255
+    out, _ = augment.CentreCrop((32, 32))(clip, 0)
+    assert out.shape == (2, 32, 32, 3)
+    y, x = np.nonzero(out[0, ..., 0] > 60)
+    assert abs(x.mean() - 15.5) < 1 and abs(y.mean() - 15.5) < 1
+
+
+def test_normalise_matches_its_formula():
+    clip = ramp()
+    expected = ((clip / 255.0 - augment.MEAN) / augment.STD).transpose(0, 3, 1, 2)
+    out = augment.normalise(clip)
+    assert out.dtype == np.float32 and np.abs(out - expected).max() < 1e-5
+
+
+def test_directions_of_classes_in_any_script_are_declared_and_kept_apart():
+    assert augment.mirror_map(["влево", "вправо", "👍"], [("влево", "вправо")]).tolist() == [1, 0, 2]
+    assert augment.mirror_map(["👈", "👉"], [("👈", "👉")]).tolist() == [1, 0]
+    assert augment.mirror_map(["Wave", "wave"]).tolist() == [0, 1]
+    with pytest.raises(InputError, match="more than one class"):
+        augment.mirror_map(["Swiping Left", "Swiping Right", "swiping_right"])

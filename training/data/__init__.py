@@ -1,0 +1,1 @@
+"""Clips for training: where they lie, how frames are chosen, changed and batched."""

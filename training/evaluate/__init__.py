@@ -1,0 +1,1 @@
+"""Figures of a trained network: accuracy by clips and as a stream, confusion, where it looks."""

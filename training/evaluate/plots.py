@@ -1,0 +1,72 @@
+"""Figures of an evaluation as tables and pictures."""
+from __future__ import annotations
+
+import numpy as np
+
+from tsm_edge.errors import InputError
+from tsm_edge.training.data import streams
+from tsm_edge.training.parts import written_whole
+
+
+def import_pyplot():
+    """matplotlib's pyplot, without a screen.
+
+    Raises
+    ------
+    MissingComponentError
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        from tsm_edge.errors import MissingComponentError
+
+        raise MissingComponentError("matplotlib is not installed", found=str(error), expected="matplotlib",
+                                    do="pip install 'tsm-edge[train]'") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot
+
+    return matplotlib.pyplot
+
+
+def write_confusion(path, table, classes):
+    """The confusion matrix as a picture: rows the truth, in shares of the row."""
+    plt = import_pyplot()
+    share = table / np.maximum(1, table.sum(1, keepdims=True))
+    side = 3 + 0.32 * len(classes)
+    figure, axes = plt.subplots(figsize=(side + 1, side), dpi=110)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    for i, j in zip(*np.nonzero(table)):
+        axes.text(j, i, table[i, j], ha="center", va="center", fontsize=7, color="white" if share[i, j] > 0.5 else "black")
+    figure.tight_layout()
+    try:
+        with written_whole(path) as part:
+            figure.savefig(part)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a writable path, ending in .png",
+                         do="check folder and name") from error
+    finally:
+        plt.close(figure)
+
+
+def print_figures(result):
+    print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
+          f"{len(result['classes'])} classes")
+    how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
+    print(f"{how}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"
+          + (f"; the same weights over whole clips {result['clip_top1']:.2%}" if "clip_top1" in result else "")
+          + (f"; the same weights run online {result['online_top1']:.2%}" if "online_top1" in result else ""))
+    print("early recognition: " + ", ".join(f"{part} {value:.0%}" for part, value in result["early"].items()))
+    print(f"\n{'class':34} {'clips':>5} {'recall':>7} {'precision':>9}  most often taken for")
+    for row in result["per_class"]:
+        numbers = [f"{row[k]:.0%}" if row[k] is not None else "-" for k in ("recall", "precision")]
+        print(f"{row['class']:34} {row['clips']:5} {numbers[0]:>7} {numbers[1]:>9}  {row['confused_with'] or ''}")
+    if "backwards" in result and result["backwards"]["per_class"]:
+        print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
+        print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))
+    if "stream" in result:
+        print("\n" + streams.sentence(result["stream"]))
+    print()

@@ -1,0 +1,1 @@
+"""The renderer of hand gestures, and clips, labels and targets made with it."""

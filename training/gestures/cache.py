@@ -1,0 +1,320 @@
+"""Rendered clips kept on disk as plain arrays, for training from memory: rendered once, by several processes.
+
+A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
+(start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 20] (the hand in every frame, for
+an auxiliary loss: see `gestures_targets`) and `cache.json` (what was asked for). A stream cache holds
+`frames.npy` uint8 [N, h, w, 3] of one long stream, `frame_labels.npy` int64 [N] and `intervals` in `cache.json`.
+Both are written beside their place and renamed: a cache that exists is complete.
+
+    python -m tsm_edge.training.gestures.cache --output runs/train --split train --clips-per-class 200 --workers 2
+"""
+import argparse
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tsm_edge.cli import choose
+from tsm_edge.errors import InputError
+from tsm_edge.training.parts import part_of, remove_dead
+
+from .clips import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
+
+VERSION = 3  # of the generator: raise it when the same seed gives other pictures
+
+
+def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):
+    cv2.setNumThreads(1)
+    store = np.load(folder / "clips.npy", mmap_mode="r+")
+    strokes = np.load(folder / "strokes.npy", mmap_mode="r+")
+    targets = np.load(folder / "targets.npy", mmap_mode="r+")
+    for i in range(first, last):
+        store[i], info = render_clip(names[clips[i]], n_frames, size, int(seeds[i]), fps, info=True,
+                                     variety=variety)
+        strokes[i] = np.array(info["stroke"]) * fps / n_frames
+        targets[i] = info["targets"]
+    for array in (store, strokes, targets):
+        array.flush()
+    return last - first
+
+
+def _end_with_parent():
+    """In a process that renders: end when the one that started it is gone, which cannot say so if it was killed."""
+    parent = os.getppid()
+
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _allocate(path, dtype, shape):
+    """An array file of zeros whose place on the disk is taken: where there is none, a process that fills it would be killed."""
+    np.lib.format.open_memmap(path, "w+", dtype, shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "rb+") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, os.path.getsize(path))
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                    raise
+
+
+@contextlib.contextmanager
+def _in_words(path, part=None):
+    """Whatever goes wrong, `part` is removed; a disk or a process that fails is an InputError."""
+    try:
+        yield
+    except BaseException as error:
+        if part:
+            shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{path} cannot be written", found=str(error), do="make room, or write elsewhere",
+                             expected="a folder that can be written to, and room on the disk") from error
+        if isinstance(error, BrokenProcessPool):
+            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
+                             do="check both, or render with fewer --workers") from error
+        raise
+
+
+def _start(path, asked):
+    """The folder to write to, or None if `path` already holds what is asked for."""
+    path = Path(path)
+    if (path / "cache.json").exists():
+        found = json.loads((path / "cache.json").read_text())
+        if {k: found.get(k) for k in asked} == json.loads(json.dumps(asked)):
+            return None
+        raise InputError(f"{path} holds another cache", found={k: found.get(k) for k in asked}, expected=asked,
+                         do="name another folder or remove this one")
+    if path.exists():
+        raise InputError(f"{path} exists and is no cache", found="another folder or file", expected="a new path",
+                         do="name another folder")
+    with _in_words(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove_dead(path.parent, path.name)
+        part = path.with_name(part_of(path.name))
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+    return part
+
+
+def _finish(part, path, record):
+    (part / "cache.json").write_text(json.dumps(record, indent=1))
+    part.rename(path)
+
+
+def _render_jobs(jobs, workers, count):
+    """Render, here or in processes; count(clips) is called after each job."""
+    if workers == 1:
+        for job in jobs:
+            count(_render_range(*job))
+        return
+    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+        try:
+            for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
+                count(future.result())
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frames=16, size=(128, 128), seconds=3.0,
+              seed=0, workers=None, progress=None, variety=1.0):
+    """Render clips of every class into a cache folder; a cache of the same request is reused.
+
+    Parameters
+    ----------
+    path : path
+        Folder to make.
+    split, clips_per_class, classes, size, seconds, seed, variety
+        As in `GestureDataset`.
+    n_frames : int
+        Frames a clip, at equal steps over `seconds`.
+    workers : int, optional
+        Processes; by default one per core.
+    progress : callable, optional
+        Called with (clips done, clips in all).
+
+    Returns
+    -------
+    CachedClips
+
+    Raises
+    ------
+    InputError
+        If `path` holds something else, or cannot be written.
+    """
+    size = tuple(int(v) for v in size)
+    source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety)
+    asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
+             "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
+             "seed": seed, "variety": variety}
+    part = _start(path, asked)
+    if part is None:
+        return CachedClips(path)
+    total, fps = len(source), n_frames / seconds
+    labels = np.arange(total) % len(source.classes)
+    with _in_words(path, part):
+        _allocate(part / "clips.npy", np.uint8, (total, n_frames, size[1], size[0], 3))
+        _allocate(part / "strokes.npy", np.float32, (total, 2))
+        _allocate(part / "targets.npy", np.float32, (total, n_frames, len(TARGETS)))
+        np.save(part / "labels.npy", labels.astype(np.int64))
+        seeds = np.array([source.seed_of(i) for i in range(total)])
+        workers = min(workers or os.cpu_count() or 1, total)
+        step = max(1, min(64, -(-total // workers)))
+        jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames, variety)
+                for a in range(0, total, step)]
+        done = 0
+
+        def count(clips):
+            nonlocal done
+            done += clips
+            if progress:
+                progress(done, total)
+
+        _render_jobs(jobs, workers, count)
+        _finish(part, path, asked)
+    return CachedClips(path)
+
+
+def prerender_stream(path, split="val", n_gestures=60, classes=CLASSES, fps=12.0, size=(128, 128), seed=0,
+                     rest=(0.7, 2.0)):
+    """Render one long untrimmed stream of `n_gestures` in random order into a cache folder.
+
+    Returns
+    -------
+    CachedStream
+    """
+    size = tuple(int(v) for v in size)
+    choose(split, SPLITS, "split")
+    asked = {"version": VERSION, "kind": "stream", "split": split, "classes": list(classes), "n_gestures": n_gestures,
+             "fps": fps, "size": list(size), "seed": seed, "rest": list(rest)}
+    part = _start(path, asked)
+    if part is None:
+        return CachedStream(path)
+    with _in_words(path, part):
+        order = np.random.default_rng([seed, 77]).permutation(np.arange(n_gestures) % len(classes))
+        performer = Performer([classes[i] for i in order], size, fps, SPLITS[split][0] + 5_000_000 + seed, rest)
+        raw, count = part / "frames.raw", 0
+        with open(raw, "wb") as out:
+            for frame in performer:
+                out.write(frame.tobytes())
+                count += 1
+        frames = np.memmap(raw, np.uint8, "r", shape=(count, size[1], size[0], 3))
+        np.save(part / "frames.npy", frames)
+        del frames
+        raw.unlink()
+        np.save(part / "frame_labels.npy", frame_labels(performer.intervals, count, fps, list(classes)))
+        _finish(part, path, {**asked, "intervals": performer.intervals})
+    return CachedStream(path)
+
+
+def frame_labels(intervals, n_frames, fps, classes):
+    """Class index of every frame: the stroke's label, else "No gesture" (-1 where that is not among the classes)."""
+    rest = classes.index("No gesture") if "No gesture" in classes else -1
+    out = np.full(n_frames, rest, np.int64)
+    for event in intervals:
+        if event["label"] in classes:
+            out[int(np.ceil(event["start"] * fps)):int(np.ceil(event["end"] * fps))] = classes.index(event["label"])
+    return out
+
+
+def _open(path, kind):
+    path = Path(path)
+    try:
+        record = json.loads((path / "cache.json").read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
+                         do="make one with tsm_edge.training.gestures.cache") from error
+    if record.get("kind") != kind:
+        raise InputError(f"{path} is another kind of cache", found=record.get("kind"), expected=kind,
+                         do="name a cache of that kind")
+    return path, record
+
+
+class CachedClips:
+    """A clip cache, opened. `clips` uint8 [N, T, h, w, 3] (mapped, or in memory), `labels` int64 [N], `strokes`,
+    `targets` float32 [N, T, 20]."""
+
+    def __init__(self, path, in_memory=False):
+        path, self.record = _open(path, "clips")
+        self.clips = np.load(path / "clips.npy", mmap_mode=None if in_memory else "r")
+        self.labels = np.load(path / "labels.npy")
+        self.strokes = np.load(path / "strokes.npy")
+        self._targets = path / "targets.npy"
+        self.classes = self.record["classes"]
+
+    @property
+    def targets(self):
+        found = np.load(self._targets, mmap_mode="r") if self._targets.exists() else np.empty((0, 0, 0))
+        if found.shape[-1] != len(TARGETS):
+            raise InputError("this cache does not tell where the hands are", found=f"shape {found.shape}",
+                             expected=f"{len(TARGETS)} columns in {self._targets}",
+                             do="remove the cache's folder and render it again")
+        return found
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return np.array(self.clips[index]), int(self.labels[index])
+
+
+class CachedStream:
+    """A stream cache, opened: `frames` uint8 [N, h, w, 3], `frame_labels` int64 [N], `intervals`, `fps`, `classes`."""
+
+    def __init__(self, path):
+        path, self.record = _open(path, "stream")
+        self.frames = np.load(path / "frames.npy", mmap_mode="r")
+        self.frame_labels = np.load(path / "frame_labels.npy")
+        self.intervals, self.fps, self.classes = (self.record[k] for k in ("intervals", "fps", "classes"))
+
+    @property
+    def events(self):
+        """The intervals that are gestures, not background."""
+        return [e for e in self.intervals if e["label"] not in BACKGROUND_CLASSES]
+
+
+def main(argv=None):
+    from tsm_edge.cli import run
+
+    run(_main, argv)
+
+
+def _main(argv):
+    parser = argparse.ArgumentParser(prog="python -m tsm_edge.training.gestures.cache", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, help="folder to make")
+    parser.add_argument("--split", default="train", help="train, val or test")
+    parser.add_argument("--clips-per-class", type=int, default=200)
+    parser.add_argument("--frames", type=int, default=16, help="frames a clip")
+    parser.add_argument("--size", type=int, default=128, help="side in pixels")
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variety", type=float, default=1.0, help="share of hard pictures, 0 to 1 (default 1)")
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
+    args = parser.parse_args(argv)
+    print(f"options: {vars(args)}", file=sys.stderr)
+    cache = prerender(args.output, args.split, args.clips_per_class, n_frames=args.frames, size=(args.size, args.size),
+                      seconds=args.seconds, seed=args.seed, workers=args.workers, variety=args.variety,
+                      progress=lambda done, total: print(f"\r{done}/{total} clips", end="", file=sys.stderr))
+    print(file=sys.stderr)
+    print(f"{args.output}: clips {cache.clips.shape} {cache.clips.nbytes / 1e6:.0f} MB, {len(cache.classes)} classes")
+    print(f"PASSED {len(cache)} clips are in {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    main()

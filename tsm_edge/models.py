@@ -1,0 +1,118 @@
+"""A network by its name: backbone, shifts and weights in one call.
+
+>>> net = create_model("mobilenet_v2", num_classes=27)
+"""
+from __future__ import annotations
+
+from .backbones import MEAN, NAMES, STD, build, check_input_size
+from .checkpoints import Checkpoint, agree, copy_weights, load_checkpoint
+from .cli import choose
+from .errors import InputError
+from .shift import insert_shifts
+
+
+def create_model(name, num_classes=None, *, width=None, input_size=None, shift="online", fold_div=None, past=None,
+                 future=None, n_segment=None, placement=None, checkpoint=None, classes=None, dropout=0.0):
+    """Build a network with temporal shifts, with the weights of a checkpoint or freshly initialised ones.
+
+    Parameters
+    ----------
+    name : "mobilenet_v2", "resnet18" or "resnet50"
+    num_classes : int
+        May be left out with a checkpoint.
+    width : float
+        Width multiplier of MobileNetV2; default 1, or the checkpoint's.
+    input_size : int or (width, height)
+        Pixels; default 224, or the checkpoint's.
+    shift : "online", "offline" or None
+        Channels from the past only; from past and future; no shifts.
+    fold_div, past, future : see `tsm_edge.shift.temporal_shift`.
+        Default: the checkpoint's; without one, past=(0, 1) online and future=(0, 1), past=(1, 2) offline, fold_div 8.
+        Weights trained with other shifts than asked for are loaded only if `past` is given: that is how you say so.
+    n_segment : int
+        Frames of a clip, default 8; `tsm_edge.shift.set_segments` changes it later.
+    placement : "residual" or "inplace"
+    checkpoint : path, Checkpoint (of `load_checkpoint`) or None
+    classes : list of str or None
+        Class names, in the order of the outputs.
+    dropout : float
+        Before the classifier, while training.
+
+    Returns
+    -------
+    torch.nn.Module
+        [N * T, 3, H, W] -> [N * T, num_classes]. `net.tsm_info` says what it is (a dict, written into manifests).
+
+    Raises
+    ------
+    InputError, CheckpointError
+    """
+    choose(name, NAMES, "network")
+    if shift not in ("online", "offline", None):
+        raise InputError("unknown kind of temporal shift", found=repr(shift), expected="'online', 'offline' or None",
+                         do="'online' for video streams, 'offline' for whole clips")
+    if shift != "offline" and future is not None:
+        raise InputError("only an offline network looks into the future", found=f"shift={shift!r}, future={future!r}",
+                         expected="future=None", do="use shift='offline', or leave future out")
+    loaded, notes = None, []
+    if checkpoint is not None:
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        checkpoint = "the checkpoint" if loaded is checkpoint else checkpoint
+        asked = {"shift": shift, "past": past, "future": future, "fold_div": fold_div, "placement": placement}
+        notes = agree(loaded, checkpoint, name, num_classes, width, asked)
+    elif num_classes is None:
+        raise InputError("the number of classes is not given", found="num_classes=None and no checkpoint",
+                         expected="a whole number", do="for example create_model('mobilenet_v2', 27)")
+    known = dict(loaded.info) if loaded else {}
+    same = known.get("shift") == shift
+
+    def pick(value, key, default):
+        return value if value is not None else known.get(key) if known.get(key) is not None else default
+
+    fold_div, placement = pick(fold_div, "fold_div", 8), pick(placement, "placement", "residual")
+    n_segment = int(pick(n_segment, "n_segment", 8))
+    if shift is None:
+        past = future = None
+    else:
+        past = past or (known.get("past") if same else None) or ((0, 1) if shift == "online" else (1, 2))
+        future = future or (known.get("future") if same else None) or (None if shift == "online" else (0, 1))
+    width = float(width if width is not None else loaded.width if loaded else 1.0)
+    num_classes = num_classes if num_classes is not None else loaded.num_classes
+    classes = classes if classes is not None else loaded.classes if loaded else None
+    if classes is not None and len(classes) != num_classes:
+        raise InputError("the class list does not fit the network", found=f"{len(classes)} names",
+                         expected=f"{num_classes}, one for each output", do="pass one name for each output, in their order")
+    net = build(name, num_classes, width=width, rounding=known.get("rounding", "reference"), dropout=dropout)
+    if shift is not None:
+        where = net.shifted if placement == "residual" else lambda n, block: net.shifted(n, block) is not None
+        insert_shifts(net, where, n_segment=n_segment, fold_div=fold_div, past=past, future=future, placement=placement)
+    net.tsm_info = {
+        "name": name, "width": width, "rounding": known.get("rounding", "reference"),
+        "input_size": check_input_size(pick(input_size, "input_size", 224)), "num_classes": num_classes,
+        "classes": list(classes) if classes is not None else None, "shift": shift, "fold_div": int(fold_div),
+        "past": tuple(past) if past else None, "future": tuple(future) if future else None, "placement": placement,
+        "n_segment": n_segment, "mean": tuple(known.get("mean") or MEAN), "std": tuple(known.get("std") or STD),
+        "resize": known.get("resize", "crop"), "filter": known.get("filter", "antialias"),
+        "fps": known.get("fps", 0), "trained": bool(loaded and known.get("trained", True)), "notes": notes,
+        **({"events": dict(known["events"])} if known.get("events") and classes == known.get("classes") else {}),
+    }
+    if loaded:
+        copy_weights(net, loaded, checkpoint)
+        net.tsm_info["checkpoint"] = {"kind": loaded.kind, "shift": known.get("shift"), "past": known.get("past"),
+                                      "future": known.get("future")}
+    return net
+
+
+def mobilenet_v2(num_classes, width=1.0, **options):
+    """`create_model("mobilenet_v2", num_classes, width=width, ...)`."""
+    return create_model("mobilenet_v2", num_classes, width=width, **options)
+
+
+def resnet18(num_classes, **options):
+    """`create_model("resnet18", num_classes, ...)`."""
+    return create_model("resnet18", num_classes, **options)
+
+
+def resnet50(num_classes, **options):
+    """`create_model("resnet50", num_classes, ...)`."""
+    return create_model("resnet50", num_classes, **options)
