@@ -4,34 +4,13 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.cli import choose
-from tsm_edge.runtimes.preprocess import geometry
+from tsm_edge.picture import seen
 from tsm_edge.runtimes.sources import import_cv2
 
 from .overlay import heat_colours
 
 STRONGEST = 0.6  # how much of the picture the strongest heat covers
 FADE = 0.95  # a step; the scale follows the strongest evidence lately, so that a weak frame is not blown up to full heat
-
-
-def seen(height, width, spec):
-    """The part of a frame that the network sees.
-
-    Parameters
-    ----------
-    height, width : int
-        Of the frame, pixels.
-    spec : dict
-        The manifest's "input".
-
-    Returns
-    -------
-    (top, bottom, left, right) : ints
-        Rows [top, bottom) and columns [left, right) of the frame, to the nearest pixel.
-    """
-    scaled_h, scaled_w, top, left = geometry(height, width, spec)
-    y, x = height / scaled_h, width / scaled_w  # frame pixels for one of the scaled picture
-    edges = top * y, (top + spec["height"]) * y, left * x, (left + spec["width"]) * x
-    return tuple(int(round(e)) for e in edges)
 
 
 class Heat:

@@ -3,10 +3,8 @@
 `preprocess` is the plain reference: two matrices of filter taps, in double precision. `Preprocessor` computes the same
 quickly, with tables that are kept from frame to frame. The C runtime computes it too; all are equal within rounding.
 
-The rule: half-pixel centres; "crop" scales the shorter side to `shorter_side` and the longer one in proportion (rounded
-half up), or, where width x height would not fit into that, both in proportion until it just does, and cuts the centre;
-"squash" scales to width x height; the filter is a triangle whose half-width is the scale
-where it shrinks ("antialias", at least 1) or always 1 ("bilinear"), normalised at the borders; nothing is rounded on
+The rule: half-pixel centres; scale and crop as `tsm_edge.picture` has them; the filter is a triangle whose half-width is the
+scale where it shrinks ("antialias", at least 1) or always 1 ("bilinear"), normalised at the borders; nothing is rounded on
 the way.
 """
 from __future__ import annotations
@@ -14,11 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.errors import InputError
-
-
-def shorter_side(width, height):
-    """Pixels that a frame's shorter side is scaled to before the crop, unless told otherwise: 256 for 224, and so on."""
-    return round(min(width, height) * 256 / 224)
+from tsm_edge.picture import geometry
 
 
 def check_frame(frame):
@@ -58,31 +52,6 @@ def taps_matrix(size, scaled, offset, outputs, antialias=True):
     centre = (np.arange(outputs) + offset + 0.5) * scale - 0.5  # [outputs], in source samples
     weights = np.maximum(0.0, 1.0 - np.abs(np.arange(size) - centre[:, None]) / half)
     return weights / weights.sum(axis=1, keepdims=True)
-
-
-def geometry(height, width, spec):
-    """Where the network's input lies in the scaled picture.
-
-    Parameters
-    ----------
-    height, width : int
-        Of the source, pixels.
-    spec : dict
-        The manifest's "input".
-
-    Returns
-    -------
-    (scaled_height, scaled_width, top, left) : ints, pixels
-    """
-    out_h, out_w = spec["height"], spec["width"]
-    if spec["resize"] == "squash":
-        return out_h, out_w, 0, 0
-    up, down = spec["shorter_side"], min(height, width)  # the scale is up / down
-    for wanted, side in ((out_h, height), (out_w, width)):
-        if wanted * down > up * side:  # the crop would not fit: larger, but never out of proportion
-            up, down = wanted, side
-    scaled_h, scaled_w = (max(1, (side * up * 2 + down) // (down * 2)) for side in (height, width))
-    return scaled_h, scaled_w, (scaled_h - out_h) // 2, (scaled_w - out_w) // 2
 
 
 def matrices(height, width, spec):

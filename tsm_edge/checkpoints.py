@@ -71,13 +71,7 @@ def load_checkpoint(path):
     content = _read(path)
     if isinstance(content, dict) and content.get("format") == FORMAT:
         return _own(content, path)
-    weights = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(weights, dict) or not weights or not all(
-            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()):
-        keys = first_keys(weights if isinstance(weights, dict) else [type(weights).__name__])
-        raise CheckpointError(f"{path} is no checkpoint of a network", found=keys,
-                              expected="tensors by name, alone or under 'state_dict'",
-                              do="save the network's state_dict() with torch.save")
+    weights = _tensors(content, path)
     try:
         layout, weights, shifted, facts = translate(weights)
         arch, num_classes, width, rounding = measure(weights)
@@ -112,6 +106,18 @@ def load_checkpoint(path):
         # both projects train with both directions unless their code is changed, which the file would not show
         info.update(shift="offline", past=(1, 2), future=(0, 1))
     return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, kind, classes, info)
+
+
+def _tensors(content, path):
+    """The tensors by name in a file's content."""
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not weights or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in weights.items()):
+        keys = first_keys(weights if isinstance(weights, dict) else [type(weights).__name__])
+        raise CheckpointError(f"{path} is no checkpoint of a network", found=keys,
+                              expected="tensors by name, alone or under 'state_dict'",
+                              do="save the network's state_dict() with torch.save")
+    return weights
 
 
 def _numbers(count, kind=(int, float)):

@@ -98,34 +98,11 @@ def make_sensitive(net, seed, frames):
     generator = torch.Generator().manual_seed(int(seed))
     device = next((p.device for p in net.parameters()), None)
     frames = torch.as_tensor(frames, dtype=torch.float32, device=device)
-
-    def normal(tensor, scale, mean=0.0):
-        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + mean)
-
     segments = [(shift, shift.n_segment) for _, shift in find_shifts(net)]
-    norms, last = [], None
     with torch.no_grad():
-        for module in net.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                normal(module.weight, (2.0 / module.weight[0].numel()) ** 0.5)
-                if module.bias is not None:
-                    normal(module.bias, 0.1)
-                last = module if isinstance(module, nn.Linear) else last
-            elif isinstance(module, nn.BatchNorm2d):
-                norms.append(module)
-                if module.affine:
-                    normal(module.weight, 0.1, 1.0)
-                    normal(module.bias, 0.2)
-        net.eval()
+        last = _draw_weights(net, generator)
         set_segments(net, len(frames))
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the statistics become those of the one batch
-            norm.train()
-        net(frames)
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
+        _take_statistics(net, frames)
         logits = net.eval()(frames)
         if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
             raise InputError("the network's output cannot be used", found=str(getattr(logits, "shape", type(logits).__name__)),
@@ -137,3 +114,35 @@ def make_sensitive(net, seed, frames):
     if hasattr(net, "tsm_info"):
         net.tsm_info["trained"] = False
     return net
+
+
+def _draw_weights(net, generator):
+    """Random weights in place. Returns the last linear layer, None where there is none."""
+    def normal(tensor, scale, mean=0.0):
+        tensor.copy_(torch.randn(tensor.shape, generator=generator) * scale + mean)
+
+    last = None
+    for module in net.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            normal(module.weight, (2.0 / module.weight[0].numel()) ** 0.5)
+            if module.bias is not None:
+                normal(module.bias, 0.1)
+            last = module if isinstance(module, nn.Linear) else last
+        elif isinstance(module, nn.BatchNorm2d) and module.affine:
+            normal(module.weight, 0.1, 1.0)
+            normal(module.bias, 0.2)
+    return last
+
+
+def _take_statistics(net, frames):
+    """The batch norms' statistics become those of this one batch."""
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    net.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean
+        norm.train()
+    net(frames)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum

@@ -86,7 +86,7 @@ def describe(net, step, target, outputs, *, name=None, classes=None, input_size=
         Class names that do not fit the outputs, or another value that cannot be used.
     """
     from tsm_edge.jester import CLASSES
-    from tsm_edge.runtimes.preprocess import shorter_side
+    from tsm_edge.picture import shorter_side
     from tsm_edge.step import find_input_size
 
     info, size = dict(getattr(net, "tsm_info", None) or {}), find_input_size(net, input_size)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tsm_edge.errors import InputError, MissingComponentError
 from tsm_edge.manifest import SCHEMA, validate
+from tsm_edge.picture import shorter_side
 from tsm_edge.runtimes.interface import EngineStream, Model
-from tsm_edge.runtimes.preprocess import shorter_side
 
 BACKGROUND = ("no gesture", "doing other things")  # however they are written
 

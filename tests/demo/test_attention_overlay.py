@@ -12,7 +12,7 @@ cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed"
 
 from tsm_edge import create_model  # noqa: E402
 from tsm_edge.checkpoints import save_checkpoint  # noqa: E402
-from tsm_edge.demo.heat import Heat, seen  # noqa: E402
+from tsm_edge.demo.heat import Heat  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.runtimes.engines.torch import TorchModel  # noqa: E402
 from tsm_edge.runtimes.interface import Result  # noqa: E402
@@ -88,8 +88,6 @@ RESULT = Result("Swiping Left", 1, 1.0, np.array([0, 1.0]), np.array([0, 1.0]), 
 
 @pytest.mark.parametrize("resize, rows, columns", [("crop", (40, 360), (140, 460)), ("squash", (0, 400), (0, 600))])
 def test_the_heat_lies_on_the_pixels_that_the_network_saw(resize, rows, columns):
-    # by hand: 600x400 becomes 120x80; the middle 64x64 is what lies 320/2 around (300, 200)
-    assert seen(400, 600, Fake(resize).manifest["input"]) == (*rows, *columns)
     maps = np.zeros((2, 8, 8), np.float32)
     maps[1, 2, 6] = 3
     frame = np.full((400, 600, 3), 100, np.uint8)

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes.preprocess import geometry
-from tsm_edge.runtimes.preprocess import shorter_side as default_shorter_side
+from tsm_edge.picture import geometry
+from tsm_edge.picture import shorter_side as default_shorter_side
 from tsm_edge.training.gestures.labels import MIRRORED, REVERSED, slug
 from tsm_edge.training.gestures.targets import crop_hands, mirror_hands
 

@@ -63,7 +63,7 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
         Class whose evidence is shown; None: each clip's own.
     """
     from tsm_edge.attention import attention_maps
-    from tsm_edge.demo.heat import seen
+    from tsm_edge.picture import seen
     from tsm_edge.runtimes.engines.torch import describe
     from tsm_edge.runtimes.preprocess import preprocess
     from tsm_edge.shift import set_segments
