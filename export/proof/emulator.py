@@ -6,18 +6,22 @@ not emulated ends it with an error that names the instruction, the address or th
 from __future__ import annotations
 
 import bisect
+import os
 import struct
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import unicorn
 from unicorn import arm64_const, arm_const, x86_const
 
-from ..elf import PT_LOAD, PT_PHDR, read_elf
+from tsm_edge.export.library.elf import PT_LOAD, PT_PHDR, read_elf
+
 from .linux_calls import AARCH64, ARM, PAGE, X86_64, LinuxCalls
 
+STOPPED = 125  # exit status where a program did not come to its end
 STACK_TOP, STACK_BYTES = 0xBF00_0000, 8 << 20
 _NEVER = 0xFFFF_FFFE  # emulation would end there; no program has code at it
 _AT_PHDR, _AT_PHENT, _AT_PHNUM, _AT_PAGESZ, _AT_ENTRY, _AT_HWCAP, _AT_RANDOM = 3, 4, 5, 6, 9, 16, 25
@@ -75,7 +79,7 @@ _PROCESSORS = {
 
 @dataclass(frozen=True)
 class Ended:
-    """How a program ended. code: its exit status; output: what it printed; files: name -> bytes, as it left them."""
+    """How a program ended. code: its exit status; output: what it printed; files: name -> bytes or None, as it left them."""
 
     code: int
     output: str
@@ -94,7 +98,7 @@ def describe(cpu):
     return f"under unicorn {version('unicorn')} (QEMU's CPU core as a library), CPU {cpu}"
 
 
-def run(program, arguments, files=None, cpu="max", seconds=3600):
+def run(program, arguments, files=None, cpu="max"):
     """Run a program to its end.
 
     Parameters
@@ -103,12 +107,10 @@ def run(program, arguments, files=None, cpu="max", seconds=3600):
         A static ELF program, linked with musl.
     arguments : list of str
         Its command line, from the program's own name on.
-    files : dict of str -> bytes
-        All that it can open; it may overwrite them.
+    files : dict of str -> bytes or None
+        All that it can open, for reading and writing; None: there is none yet, it may make one.
     cpu : str
         Of `choose_cpu`.
-    seconds : float
-        The most it may take.
 
     Returns
     -------
@@ -121,7 +123,23 @@ def run(program, arguments, files=None, cpu="max", seconds=3600):
     InputError
         The program is no ELF file.
     """
-    return _Machine(program, cpu, files or {}).run(arguments, seconds)
+    return _Machine(program, cpu, files or {}).run(arguments)
+
+
+def main(arguments):
+    """Run a program: CPU PROGRAM [ARGUMENT ...]. The files that its arguments name are all that it can open."""
+    cpu, program, *rest = arguments
+    files = {name: Path(name).read_bytes() if os.path.isfile(name) else None for name in rest}
+    try:
+        ended = run(program, [program, *rest], files, cpu)
+    except RuntimeError as error:
+        print(error, file=sys.stderr)
+        return STOPPED
+    for name, data in ended.files.items():
+        if data != files[name]:
+            Path(name).write_bytes(data)
+    sys.stdout.buffer.write(ended.output.encode())
+    return ended.code
 
 
 class _Machine:
@@ -191,18 +209,17 @@ class _Machine:
         self.core.mem_write(pointer, struct.pack(f"<{len(words)}{'Q' if wide else 'I'}", *words))
         return pointer
 
-    def run(self, arguments, seconds):
+    def run(self, arguments):
         self.write(self.processor.stack, self.start_stack(arguments))
         try:
-            self.core.emu_start(self.elf.entry, _NEVER, timeout=int(seconds * 1e6))
+            self.core.emu_start(self.elf.entry, _NEVER)
         except unicorn.UcError as error:
             self.failure = self.failure or f"{error}, {self.here()}"
         output = self.linux.output.decode("utf-8", "replace")
         if self.linux.code is None:
-            why = self.failure or f"no end within {seconds:g} s, {self.here()}"
-            said = output.strip().splitlines()
-            raise RuntimeError(why + (f"; it printed: {' / '.join(said[-3:])}" if said else ""))
-        return Ended(self.linux.code, output, {name: bytes(data) for name, data in self.linux.files.items()})
+            why = self.failure or f"stopped without an exit status, {self.here()}"
+            raise RuntimeError(why + (f"; it printed: {output.strip()[-200:]}" if output else ""))
+        return Ended(self.linux.code, output, self.linux.contents())
 
     def on_system_call(self, core, _):
         call, *arguments = (core.reg_read(r) for r in self.processor.registers(f"{self.processor.call} {self.processor.arguments}"))
@@ -251,3 +268,7 @@ class _Machine:
         symbols = sorted((s.address & ~odd, s.name) for s in self.elf.symbols if s.defined and s.name and s.name[0] != "$")
         start, name = symbols[bisect.bisect(symbols, (address, chr(sys.maxunicode))) - 1]
         return f"{name}+{address - start:#x}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,7 +9,7 @@ from unicorn import UC_PROT_ALL, UC_PROT_NONE, UcError
 PAGE = 4096
 HEAP, HEAP_END = 0x4000_0000, 0xB000_0000  # where mmap gives memory; below any 32-bit program's stack
 _ENOENT, _EBADF, _ENOMEM, _EINVAL, _ENOTTY, _ESPIPE = 2, 9, 12, 22, 25, 29  # Linux's numbers, whatever this system's are
-_WRITE, _TRUNCATE = 0o3, 0o1000  # open's flags
+_CREATE, _TRUNCATE = 0o100, 0o1000  # open's flags
 _ARCH_SET_FS = 0x1002
 _FIXED, _ANONYMOUS = 0x10, 0x20  # mmap's flags
 
@@ -47,8 +47,8 @@ class LinuxCalls:
         AARCH64, ARM or X86_64.
     bits : int
         Of an address.
-    files : dict of str -> bytes
-        All that can be opened, for reading and writing.
+    files : dict of str -> bytes or None
+        All that can be opened, for reading and writing; None: it can be made.
     set_tls : callable
         Puts the address of the thread's own memory into its register.
 
@@ -58,13 +58,11 @@ class LinuxCalls:
         Exit status, once the program has ended.
     output : bytearray
         What it wrote to its standard output and standard error.
-    files : dict of str -> bytearray
-        As the program left them.
     """
 
     def __init__(self, memory, names, bits, files, set_tls):
         self.memory, self.names, self.word, self.on_tls = memory, names, "<Q" if bits == 64 else "<I", set_tls
-        self.files = {name: bytearray(data) for name, data in files.items()}
+        self.files = {name: data if data is None else bytearray(data) for name, data in files.items()}
         self.output, self.code, self.heap = bytearray(), None, HEAP
         self.opened = {}  # descriptor -> [file's content, position]
 
@@ -85,16 +83,23 @@ class LinuxCalls:
         except (UcError, NotImplementedError) as error:
             raise RuntimeError(f"system call {number} ({name}): {error}; arguments {', '.join(hex(a) for a in args)}") from None
 
+    def contents(self):
+        """The files as they are now: name -> bytes or None."""
+        return {name: data if data is None else bytes(data) for name, data in self.files.items()}
+
     # --- files ---
 
     def open(self, path, flags):
         name = b""
         while not name.endswith(b"\0"):
             name += self.memory.mem_read(path + len(name), 1)
-        data = self.files.get(name[:-1].decode("utf-8", "replace"))
+        name = name[:-1].decode("utf-8", "replace")
+        if name in self.files and flags & _CREATE:
+            self.files[name] = self.files[name] or bytearray()
+        data = self.files.get(name)
         if data is None:
             return -_ENOENT
-        if flags & _WRITE and flags & _TRUNCATE:
+        if flags & _TRUNCATE:
             del data[:]
         descriptor = max(self.opened, default=2) + 1
         self.opened[descriptor] = [data, 0]
@@ -121,6 +126,7 @@ class LinuxCalls:
             self.output += part
         elif descriptor in self.opened:
             data, at = self.opened[descriptor]
+            data += bytes(max(0, at - len(data)))
             data[at:at + count] = part
             self.opened[descriptor][1] += count
         else:
