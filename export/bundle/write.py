@@ -26,9 +26,10 @@ def notes_of(step):
 
 def fill_folder(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax=None):
     """Fill the folder and rename it into place; returns the report."""
-    from tsm_edge.export.bundle.android import write_cmake_package
-    from tsm_edge.export.bundle.readme import bundle_readme
     from tsm_edge.manifest import Manifest
+
+    from .android import write_cmake_package
+    from .readme import bundle_readme
 
     cache_bytes = cache_size(manifest)
     count, half = golden_count(cache_bytes), manifest["precision"] == "fp16"  # caches are as wide as the activations
@@ -51,9 +52,9 @@ def fill_folder(shown, work, manifest, target, library, checks, results, frames,
         manifest = dict(manifest, verification=results)
         names = [entry["path"] for entry in list_files(folder)]
         readme = bundle_readme(manifest, target, Path(shown).name, names)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        (folder / "README.md").write_bytes(readme.encode())
         manifest["files"] = list_files(folder)
-        (folder / "manifest.json").write_text(Manifest(manifest).to_json(), encoding="utf-8")
+        (folder / "manifest.json").write_bytes(Manifest(manifest).to_json().encode())
     return ExportReport(
         name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],
