@@ -97,7 +97,7 @@ def test_nothing_asks_for_what_windows_or_macos_lacks():
 
 @pytest.mark.parametrize("text, what", [
     ("signal.signal(signal.SIGHUP, stop)", "signal.SIGHUP"), ("import os, fcntl", "fcntl"), ("os.sysconf('SC_PAGE_SIZE')", "os.sysconf"),
-    ("os.open(path, os.O_NOFOLLOW)", "os.O_NOFOLLOW"), ("open('/proc/cpuinfo', 'rb')", "/proc/cpuinfo"), ("part.rename(path)", "part.rename"),
+    ("os.open(path, os.O_NOFOLLOW)", "os.O_NOFOLLOW"), ("open('/proc/cpuinfo', 'rb')", "/proc/cpuinfo"), ("a.rename(b)", "a.rename"),
     ("if sys.argv:\n os.sched_getaffinity(0)", "os.sched_getaffinity"), ("try:\n os.fork()\nexcept OSError:\n pass", "os.fork"),
     ("path.read_text()", "path.read_text"), ("open(path)", "open"), ("path.open('w', newline='')", "path.open"),
     ("path.write_text(text, encoding='utf-8')", "path.write_text"), ("open(path, 'w', encoding='utf-8')", "open"),
