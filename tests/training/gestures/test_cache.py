@@ -142,7 +142,8 @@ def test_a_video_on_a_full_disk_is_whole_or_not_there(tmp_path):
     ("stream --count 0", "--count cannot"), ("video --frames 0", "--frames cannot"), ("video --frames -1", "--frames cannot"),
     ("sheet --rows 0", "--rows cannot"), ("sheet --columns 0", "--columns cannot"), ("dataset --per-class 0", "--per-class cannot"),
     ("video --output FILE/v.mp4", "cannot be written"), ("dataset --output FILE", "cannot be written"),
-    ("sheet --output FILE/s.png", "cannot be written"), ("sheet --output s.gif", "cannot be written"), ("video --fps nan", "frame rate"), ("video --size 8x8", "picture size"),
+    ("sheet --output FILE/s.png", "cannot be written"), ("sheet --output s.gif", "cannot be written"),
+    ("video --fps nan", "frame rate"), ("video --size 8x8", "picture size"),
     ("video --split val --seed 10000000", "--seed cannot")])
 def test_wrong_input_of_the_command_is_refused(tmp_path, argv, words):
     (tmp_path / "FILE").write_text("")
