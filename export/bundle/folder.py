@@ -79,22 +79,24 @@ def _exchange(one, other):
     """Swap two folders in one step (Linux renameat2). False where the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library of the process itself
         return False
     return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def _put_in_place(new, output, old):
     """Rename folder `new` to `output`; a bundle that is there already is left at `new` or `old`."""
-    if not output.exists() or not os.listdir(output):
-        os.rename(new, output)  # rename(2) replaces an empty folder
+    if output.exists() and not os.listdir(output):
+        output.rmdir()  # Windows renames over nothing, be it empty
+    if not output.exists():
+        os.rename(new, output)
         return
     if _exchange(new, output):
         return
     os.rename(output, old)
     try:
         os.rename(new, output)
-    except OSError:
+    except BaseException:
         os.rename(old, output)
         raise
 

@@ -10,10 +10,10 @@ cache that exists is complete.
 import argparse
 import errno
 import json
+import multiprocessing
 import os
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -46,11 +46,8 @@ def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames,
 
 def _end_with_parent():
     """In a process that renders: end when the one that started it is gone, which cannot say so if it was killed."""
-    parent = os.getppid()
-
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -71,7 +68,7 @@ def _allocate(path, dtype, shape):
 def _is_there(path, asked):
     """Whether `path` already holds what is asked for; refuses what else may be there."""
     if (path / "cache.json").exists():
-        found = json.loads((path / "cache.json").read_text())
+        found = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         if {k: found.get(k) for k in asked} == json.loads(json.dumps(asked)):
             return True
         raise InputError(f"{path} holds another cache", found={k: found.get(k) for k in asked}, expected=asked,
@@ -155,7 +152,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
                 progress(done, total)
 
         _render_jobs(jobs, workers, count)
-        (part / "cache.json").write_text(json.dumps(asked, indent=1))
+        (part / "cache.json").write_bytes(json.dumps(asked, indent=1).encode())
         part.rename(path)
     return CachedClips(path)
 
@@ -167,7 +164,7 @@ class CachedClips:
     def __init__(self, path, in_memory=False):
         path = Path(path)
         try:
-            self.record = json.loads((path / "cache.json").read_text())
+            self.record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
                              do="make one with tsm_edge.training.gestures.cache") from error

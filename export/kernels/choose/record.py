@@ -58,7 +58,7 @@ class Record:
     def write(self, path):
         """Write the file, in one piece; folders above it are made."""
         with written_whole(path, parents=True, do=ANOTHER_FILE) as part:
-            part.write_text(self.text(), encoding="utf-8")
+            part.write_bytes(self.text().encode())
 
 
 class Applied:
