@@ -104,7 +104,6 @@ def _main(argv):
     from .app import quiet_threads, run
     from .heat import Heat
     from .recording import EventLog, VideoRecorder
-    from .rendered import TestSource
     from .timing import print_summary
     from .window import Window
 
@@ -112,7 +111,7 @@ def _main(argv):
     heat = Heat(model, options.attention_class) if attention else None
     window = None if options.headless else Window()
     quiet_threads()
-    source = open_source(options.source, **asked_for(options), rendered=TestSource)
+    source = open_source(options.source, **asked_for(options))
     trained = bool(model.manifest.get("trained", False))
     try:
         recorder = VideoRecorder(options.output, source.fps) if options.output else None

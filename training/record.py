@@ -17,11 +17,12 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
+from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
 
 from ..cli import choose  # noqa: E402
 from ..errors import InputError  # noqa: E402
-from ..runtimes.sources import add_options, asked_for, flip_frame, kind_of, masked, open_source  # noqa: E402
+from ..runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
@@ -35,6 +36,7 @@ then: tsm-train --init default --data clips/ --output runs/mine
 Make the whole movement once in each clip. Vary place, light, distance and background: ten clips alike teach as much as one.
 """
 RENDERED_FPS, RENDERED_SIZE = 15.0, (320, 240)
+RENDERED_SEED = SPLITS["test"][0] + 3_000_000
 
 
 def parser():
@@ -192,7 +194,7 @@ def _source(args):
                          found=f"--start {args.start} --end {args.end} with {masked(args.source)}",
                          expected="--seconds and --count", do="leave --start and --end out")
     if kind == "test":
-        return open_source(args.source, **asked_for(args), rendered=lambda name, *asked: _rendered(args, gesture_of(name), *asked))
+        return _rendered(args)
     if kind == "file":
         return _from_file(args, open_source(args.source, **asked_for(args)))
     source = open_source(args.source, **asked_for(args))
@@ -204,22 +206,14 @@ def _source(args):
     return _from_camera(args, source)
 
 
-def gesture_of(name):
-    """The rendered gesture that a test:// address names."""
-    from tsm_edge.training.gestures.clips import CLASSES
-
-    known = {slug(c): c for c in CLASSES}
-    return known.get(slug(name)) or choose(slug(name), known, "gesture")
-
-
-def _rendered(args, label, size, fps, flip):
-    from tsm_edge.training.gestures.clips import SPLITS, render_clip
-
-    size, fps, seconds = size or RENDERED_SIZE, fps or RENDERED_FPS, args.seconds or 3.0
-    taken = next_number(Path(args.output) / args.label)  # a second call renders others
-    for k in range(args.count or 10):
-        frames = render_clip(label, max(2, round(seconds * fps)), size, SPLITS["test"][0] + 3_000_000 + taken + k, fps)
-        yield [shrink(flip_frame(frame, flip), args.shorter_side) for frame in frames], fps
+def _rendered(args):
+    asked = asked_for(args)
+    if not asked["width"] and not asked["height"]:
+        asked["width"], asked["height"] = RENDERED_SIZE
+    seed = RENDERED_SEED + next_number(Path(args.output) / args.label)  # a second call renders others
+    source = open_source(args.source, **{**asked, "fps": asked["fps"] or RENDERED_FPS}, seed=seed, seconds=args.seconds or 3.0)
+    return (([shrink(source.read()[0][..., ::-1], args.shorter_side) for _ in range(source.length)], source.fps)
+            for _ in range(args.count or 10))
 
 
 def clip_seconds(args):

@@ -181,7 +181,7 @@ def test_a_password_is_not_shown(tmp_path, capsys):
     (("--source", "77"), "the camera cannot be opened"), (("--source", "/nowhere.mp4"), "no such video"),
     (("--source", "csi://0"), "this OpenCV cannot open CSI cameras"), (("--source", "cis://0"), "did you mean 'csi'"),
     (("--source", "csi://0", "--end", "1"), "no beginning and end"), (("--source", "FILM", "--input-flip", "up"), "flip method"),
-    (("--source", "test://swiping-lft"), "did you mean 'swiping-left'"),
+    (("--source", "test://swiping-lft"), "did you mean 'Swiping Left'"),
     (("--source", "test://thumb-up", "--input-flip", "up"), "flip method"),
     (("--source", "test://thumb-up", "--input-width", "64"), "half a"),
     (("--source", __file__), "cannot be read"), (("--source", "test://thumb-up", "--seconds", "0"), "--seconds cannot"),
