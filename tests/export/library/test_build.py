@@ -106,7 +106,7 @@ def test_library_carries_names_and_manifest(odd):
     manifest = json.loads(library.info.manifest)
     assert manifest["name"] == library.info.name.decode() == "odd" and manifest["input"]["shorter_side"] == 256
     assert [round(v, 6) for v in library.info.mean] == [0.485, 0.456, 0.406]
-    assert library.info.macs == odd[1].macs and library.info.arena_bytes == odd[1].arena_bytes
+    assert library.info.macs == odd[1].macs and library.info.arena_bytes == odd[1].plan.arena_bytes
 
 
 def test_files_and_verification_are_not_embedded(tmp_path):

@@ -223,7 +223,7 @@ def test_a_record_gives_the_same_library_each_time_and_the_same_results(tmp_path
         built.append(build_library(chosen, graphs.manifest_for(step), HOST, tmp_path / name))
     assert built[0].path.read_bytes() == built[1].path.read_bytes()
     assert any("_with_" in call.kernel.symbol for call in built[0].plan.calls)
-    assert "knows 2 kernels of this network and builds 2" in built[0].notes[0]
+    assert "knows 2 kernels of this network and builds 2" in built[0].chosen.notes[0]
     inputs = graphs.frames_for(model, 3)
     expected, got = graphs.run_onnx(model, inputs), graphs.Library(built[0].path).run(model, inputs)
     for a, b in zip(expected, got):
