@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.export import kernels
 from tsm_edge.export.graph.ops import Conv, Fallback, Layout, Program
+from tsm_edge.export.kernels.choose.record import Applied
+from tsm_edge.export.kernels.generic import lower
 
-from .choose.record import Applied
-from .generic import lower
+from . import build, fuse
 
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 
@@ -51,7 +51,7 @@ def choose_kernels(program, target, precision="fp32", tuning=None):
         In half precision, for an operation that has no kernel of ours.
     """
     choose = Applied(tuning) if tuning else None
-    program = kernels.fuse(program, target)
+    program = fuse(program, target)
     calls, fell_back = [], Counter()
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision, choose)
@@ -75,13 +75,13 @@ def make_kernel(op, shapes, target, precision="fp32", choose=None):
     """
     if isinstance(op, Fallback):
         return None
-    kernel, groups = kernels.build(op, shapes, target, precision), 1
+    kernel, groups = build(op, shapes, target, precision), 1
     if kernel is None and isinstance(op, Conv) and 1 < op.groups <= MOST_GROUPS:
         op, groups = _ungrouped(op), op.groups
-        kernel = kernels.build(op, shapes, target, precision)
+        kernel = build(op, shapes, target, precision)
     choices = choose(kernel) if choose and kernel else None
     if choices:
-        kernel = kernels.build(op, shapes, target, precision, choices)
+        kernel = build(op, shapes, target, precision, choices)
     return replace(kernel, macs=kernel.macs // groups) if kernel and groups > 1 else kernel
 
 
