@@ -90,7 +90,7 @@ def build_library(chosen, manifest, target, workdir, cc=None, progress=None):
     import_tvm()
     say("memory plan")
     plan = make_plan(chosen.calls, chosen.program)
-    (workdir / PLAN_FILE).write_text(write_plan(plan, manifest, target), encoding="utf-8")
+    (workdir / PLAN_FILE).write_bytes(write_plan(plan, manifest, target).encode())
     (workdir / WEIGHTS_FILE).write_bytes(plan.weights)
     say(f"compiling {len(functions_of(chosen.calls))} kernels")
     objects = compile_each(chosen.calls, target, workdir)

@@ -41,8 +41,14 @@ def zig():
     return [sys.executable, "-m", "ziglang"]
 
 
-def emulator(target):
+def emulator(target, static=False):
     """How to run the target's programs on this machine.
+
+    Parameters
+    ----------
+    target : Target
+    static : bool
+        Where there is no other, take the emulator that pip installs: it runs static programs of one thread.
 
     Returns
     -------
@@ -54,10 +60,22 @@ def emulator(target):
     name = _EMULATORS[target.arch]
     command = shutil.which(name) or shutil.which(name + "-static")
     if command is None:
-        return None, f"{name} is not installed (Debian and Ubuntu: apt install qemu-user)"
+        missing = f"{name} is not installed (Debian and Ubuntu: apt install qemu-user)"
+        return _unicorn(target, missing) if static else (None, missing)
     cpus = subprocess.run([command, "-cpu", "help"], capture_output=True, text=True).stdout.split()
     cpu = target.emulator_cpu if target.emulator_cpu in cpus else "max"
     return [command, "-cpu", cpu], f"under {name} -cpu {cpu}"
+
+
+def _unicorn(target, missing):
+    try:
+        from .emulator import choose_cpu, describe
+    except ImportError as error:
+        return None, f"{missing}, nor is unicorn (everywhere: pip install 'tsm-edge[export]'; {error})"
+    cpu = choose_cpu(target)
+    if cpu is None:
+        return None, f"{missing}, and unicorn has no CPU with the instructions of {target.cpu}"
+    return [sys.executable, "-m", "tsm_edge.export.proof.emulator", cpu], describe(cpu)
 
 
 def sysroot(target):
@@ -69,7 +87,7 @@ def sysroot(target):
 
 
 def _run(command, what):
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    done = subprocess.run([str(part) for part in command], capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_SECONDS)
     if done.returncode != 0:
         words = (done.stdout + done.stderr).strip().splitlines()
         how = f"ended by signal {-done.returncode}" if done.returncode < 0 else f"exit code {done.returncode}"
@@ -167,10 +185,15 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
     prefix, how = emulator(target)
+    alone = prefix is None
+    if alone:
+        prefix, how = emulator(target, static=True)
     if prefix is None:
         return Check(NAME, NOT_EXECUTED, detail=how)
-    static = target.os == "android" or target.link == "static"
-    if static:
+    static = alone or target.os == "android" or target.link == "static"
+    if alone:
+        how += ", the same compiled network linked with musl libc (it runs static programs of one thread)"
+    elif static:
         how += ", the same compiled network linked with musl libc (Android's own is not at hand)"
     elif prefix:
         folder = sysroot(target)
@@ -181,7 +204,7 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
             how += ", the same compiled network linked with musl libc (no glibc of this architecture is installed)"
     try:
         command = build_replay(library, target, work, static, cc)
-        trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, 0)
+        trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, int(alone))
         if keep:
             keep(trace)
         how += f", {threads} thread{'s' if threads != 1 else ''}"

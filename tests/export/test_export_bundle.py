@@ -288,10 +288,7 @@ def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
     assert "b" in error.value.found and os.listdir(tmp_path) == []
 
 
-def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, monkeypatch):
-    from tsm_edge.export.proof import on_target
-
-    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
+def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, no_emulator):
     bundle = export_bundle(make_net(), "raspberry-pi-32bit", tmp_path / "b", **OPTIONS)
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["verification"]["status"] == "not executed" and bundle.report.verdict().startswith("NOT VERIFIED")

@@ -11,8 +11,8 @@ from tsm_edge.export.targets.boards import TARGETS
 
 @pytest.fixture
 def run(tiny, tiny_inputs, tmp_path):
-    return lambda library, target: on_target.check_library(library, target, tiny.manifest, tiny_inputs,
-                                                        tiny.trace(tiny_inputs), tmp_path / "work")
+    return lambda library, target, keep=None: on_target.check_library(
+        library, target, tiny.manifest, tiny_inputs, tiny.trace(tiny_inputs), tmp_path / "work", keep=keep)
 
 
 def need(target):
@@ -54,11 +54,50 @@ def test_an_android_archive_is_proven_by_a_static_program_and_that_is_said(run, 
     assert check.status == PASSED and "musl" in check.detail and "cortex-a53" in check.detail, check.detail
 
 
-def test_without_an_emulator_it_is_not_executed_and_never_passed(run, monkeypatch):
+# what a phone with an Intel processor would be: no board of ours is
+X86_PHONE = dataclasses.replace(TARGETS["android-arm64"], triple="x86_64-linux-android", cpu="x86-64-v2", features=())
+
+
+@pytest.mark.parametrize("name, cpu", [("jetson-nano", "cortex-a57"), ("raspberry-pi-5", "max"), ("raspberry-pi-32bit", "cortex-a7"),
+                                       ("android-arm64", "cortex-a53"), ("x86", "max")])
+def test_where_qemu_is_missing_the_emulator_from_pip_gives_the_same_bytes(run, make_tiny_library, monkeypatch, name, cpu):
+    pytest.importorskip("unicorn", reason="unicorn (extra [export]) is not installed")
+    target, traces = TARGETS.get(name, X86_PHONE), []
+    library = make_tiny_library(target, threads=2)
+    missing = on_target.emulator(target)[0] is None and on_target.emulator(target)[1]
+    if not missing:
+        assert run(library, target, traces.append).status == PASSED
     monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
+    monkeypatch.setattr(on_target.platform, "system", lambda: "Darwin")
+    check = run(library, target, traces.append)
+    assert check.status == PASSED and check.frames == 16, check.detail
+    for word in ("under unicorn 2.", f"CPU {cpu},", "musl", "static programs of one thread", ", 1 thread"):
+        assert word in check.detail
+    if missing:
+        pytest.skip(missing)
+    usual, here = traces
+    assert here.logits.tobytes() == usual.logits.tobytes() and here.caches["cache.a"].tobytes() == usual.caches["cache.a"].tobytes()
+
+
+def test_what_stops_an_emulated_library_is_named(run, tiny, make_tiny_library, no_qemu):
+    pytest.importorskip("unicorn", reason="unicorn (extra [export]) is not installed")
+    target = TARGETS["jetson-nano"]
+    check = run(make_tiny_library(target, plan=tiny.plan.replace("if (n != 4) return -1;", "*(volatile int *)12 = 1;")), target)
+    assert check.status == FAILED and "write of 4 bytes at 0xc, outside of memory, in step+0x" in check.detail
+
+
+def test_without_an_emulator_it_is_not_executed_and_never_passed(run, no_emulator):
     other = TARGETS["jetson-nano"] if TARGETS["host"].arch != "aarch64" else TARGETS["raspberry-pi-32bit"]
     check = run(None, other)
-    assert check.status == NOT_EXECUTED and "apt install qemu-user" in check.detail and check.frames == 0
+    assert check.status == NOT_EXECUTED and check.frames == 0
+    assert "apt install qemu-user" in check.detail and "pip install 'tsm-edge[export]'" in check.detail
+
+
+def test_instructions_that_the_emulator_lacks_are_no_failure_of_the_library(run, no_qemu, monkeypatch):
+    pytest.importorskip("unicorn", reason="unicorn (extra [export]) is not installed")
+    monkeypatch.setattr(on_target.platform, "system", lambda: "Windows")
+    check = run(None, dataclasses.replace(X86_PHONE, cpu="x86-64-v3", vector_bits=256))
+    assert check.status == NOT_EXECUTED and "no CPU with the instructions of x86-64-v3" in check.detail
 
 
 @pytest.mark.parametrize("wrong, right", [
