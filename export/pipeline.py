@@ -136,18 +136,19 @@ def prove_library(job):
     from tsm_edge.export.proof.on_target import check_library
     from tsm_edge.export.proof.relax_check import check_relax
 
-    rounding, given = None, []
+    rounding = None
     if job.precision == "fp16":
         with traces.one_thread():
             rounding = traces.rounding_trace(job.step, job.inputs)
         moved = float(np.max(np.abs(rounding.logits - job.reference.logits)))
         job.progress.note(f"logits move by {moved:.2g} by rounding to half precision alone")
-    checks = [check_library(job.library, job.target, job.manifest, job.inputs, job.reference, job.work / "replay", job.precision, job.cc,
-                            rounding, given.append)]
-    if job.tvm_library and checks[0].status != tolerances.FAILED:
+    check, trace = check_library(job.library, job.target, job.manifest, job.inputs, job.reference, job.work / "replay", job.precision,
+                                 job.cc, rounding)
+    checks = [check]
+    if job.tvm_library and check.status != tolerances.FAILED:
         checks.append(check_relax(job.tvm_library.path, job.target, job.manifest, job.inputs, job.reference, job.work / "tvm replay",
                                   job.tvm_runtime, job.cc))
-    return replace(job, rounding=rounding, trace=given[0] if given else None, checks=(*job.checks, *checks),
+    return replace(job, rounding=rounding, trace=trace, checks=(*job.checks, *checks),
                    advice="report this: the bundle was not written")
 
 

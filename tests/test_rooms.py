@@ -10,7 +10,8 @@ ROOMS = ("tsm_edge", "export", "runtimes", "demo", "training", "benchmarks")
 # Floors, the highest first. A room asks only those below it; two on one floor do not know each other. What lies deeper is named apart.
 FLOORS = (
     ("benchmarks", "demo training export", "runtimes", "tsm_edge"),
-    ("export/__init__.py export/cli.py", "export/pipeline.py", "export/keep.py", "export/bundle export/networks.py export/targets/boards.py",
+    ("export/__init__.py export/cli.py", "export/pipeline.py", "export/keep.py",
+     "export/bundle export/networks.py export/targets/boards.py",
      "export/proof export/tuning", "export/library", "export/kernels", "export/graph export/targets"),
     ("export/kernels", "export/kernels/blocks export/kernels/generic", "export/kernels/choose", "export/kernels/write",
      "export/kernels/arm"),
