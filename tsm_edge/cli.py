@@ -51,3 +51,9 @@ def run(main, argv=None):
         sys.stderr.close()
         code = 0
     sys.exit(code)
+
+
+def columns(table):
+    """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
