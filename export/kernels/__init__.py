@@ -1,6 +1,6 @@
 """Our TensorIR kernels: `build` makes one for an operation of the step program, `fuse` decides what is fused first.
 
-Each module of blocks/ has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations.
+Each module of blocks/ has `build(op, shapes, target, dtype="float32") -> Kernel | None` for its operations.
 A kernel's tensors are flat buffers, row-major; activations are (h, w, c).
 """
 from __future__ import annotations
@@ -52,7 +52,7 @@ def build(op, shapes, target, precision="fp32", choices=None):
         from tsm_edge.export.kernels.blocks import half
 
         return half.build(builder, op, shapes, target)
-    return builder(op, shapes, target, precision)
+    return builder(op, shapes, target)
 
 
 def _conv_builder(op):

@@ -1,1 +1,1 @@
-"""One file for each kind of operation: `build(op, shapes, target, precision) -> Kernel`."""
+"""One file for each kind of operation: `build(op, shapes, target) -> Kernel`."""

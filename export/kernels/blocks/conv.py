@@ -13,7 +13,7 @@ def matches(op):
     return op.groups == 1
 
 
-def build(op, shapes, target, precision="fp32", choices=NONE):
+def build(op, shapes, target, dtype="float32", choices=NONE):
     """The kernel of a dense convolution, with bias, clip, residual and splice.
 
     Parameters
@@ -22,12 +22,8 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     shapes : dict of tensor name -> (h, w, c).
     choices : Choices of tile and order.
 
-    Returns
-    -------
-    Kernel, or None if this precision is not offered.
+    dtype : of all tensors and weights.
     """
-    if precision != "fp32":
-        return None
     (height, width, ic), (oh, ow, oc) = shapes[op.x], shapes[op.out]
     kh, kw = op.weight.shape[2:]
     (stride_y, stride_x), (top, left, bottom, right) = op.stride, op.padding
@@ -35,8 +31,8 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     symbol = (f"conv_{height}x{width}_{ic}_{oc}_k{kh}x{kw}_s{stride_y}{stride_x}_p{top}_{left}_{bottom}_{right}"
               + clip_name(op.clip) + ("_add" if op.residual else "") + splice_name(op.splice) + choices.suffix())
 
-    e = Emitter()
-    narrow = tile.narrows(e, target, op.x) and oc % target.lanes == 0 and not fold and not op.residual
+    e = Emitter(dtype)
+    narrow = tile.narrows(e, target, op.x_dtype) and oc % target.lanes == 0 and not fold and not op.residual
     symbol += "_narrow" if narrow else ""
     dtype = "float32" if narrow else None  # of all but the result
     depth = kh * kw * ic

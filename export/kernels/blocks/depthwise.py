@@ -10,27 +10,23 @@ from tsm_edge.export.kernels.write.names import clip_name
 from .pool import channel_vectors, window
 
 
-def build(op, shapes, target, precision="fp32"):
+def build(op, shapes, target, dtype="float32"):
     """The kernel of a depthwise convolution (program.Conv with as many groups as channels), any size and stride.
 
     Returns
     -------
-    Kernel, or None for what it does not take: several outputs of one channel, a splice, another precision.
+    Kernel, or None for what it does not take: several outputs of one channel or a splice.
     """
     channels = shapes[op.x][2]
-    if precision != "fp32" or op.splice or op.weight.shape[0] != channels or op.groups != channels:
+    if op.splice or op.weight.shape[0] != channels or op.groups != channels:
         return None
-    return _any(op, shapes, target)
-
-
-def _any(op, shapes, target):
-    (height, width, channels), (oh, ow, _) = shapes[op.x], shapes[op.out]
+    (height, width, _), (oh, ow, _) = shapes[op.x], shapes[op.out]
     kh, kw = op.weight.shape[2:]
     (stride_y, stride_x), (top, left, bottom, right) = op.stride, op.padding
     symbol = (f"depthwise_{height}x{width}_{channels}_k{kh}x{kw}_s{stride_y}{stride_x}"
               f"_p{top}_{left}_{bottom}_{right}{clip_name(op.clip)}" + ("_add" if op.residual else ""))
     packed = np.concatenate([np.asarray(op.bias)[None], op.weight[:, 0].transpose(1, 2, 0).reshape(kh * kw, channels)])
-    e = Emitter()
+    e = Emitter(dtype)
     x = e.param("x", height * width * channels)
     weights = e.param("weights", packed.size)
     residual = e.param("residual", oh * ow * channels) if op.residual else None

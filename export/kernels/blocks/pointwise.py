@@ -13,7 +13,7 @@ def matches(op):
     return op.groups == 1 and tuple(op.weight.shape[2:]) == (1, 1) and not any(op.padding)
 
 
-def build(op, shapes, target, precision="fp32", choices=NONE):
+def build(op, shapes, target, dtype="float32", choices=NONE):
     """The kernel of a 1x1 convolution of any stride, with bias, clip, residual and splice.
 
     Parameters
@@ -22,12 +22,8 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     shapes : dict of tensor name -> (h, w, c).
     choices : Choices of tile and order (of a 1x1 convolution of stride 1).
 
-    Returns
-    -------
-    Kernel, or None if this precision is not offered.
+    dtype : of all tensors and weights.
     """
-    if precision != "fp32":
-        return None
     (height, width, ic), (oh, ow, oc) = shapes[op.x], shapes[op.out]
     stride_y, stride_x = op.stride
     flat = (stride_y, stride_x) == (1, 1)
@@ -46,7 +42,7 @@ def build(op, shapes, target, precision="fp32", choices=NONE):
     args.append(WeightArg(packed))
     args += [TensorArg(name, (oh * ow * oc,)) for name in (op.residual, op.out) if name]
 
-    e = Emitter()
+    e = Emitter(dtype)
     x = e.param("x", height * width * ic)
     cache = e.param("cache", height * width * fold) if fold else None
     next_cache = e.param("next_cache", height * width * fold) if fold else None
