@@ -29,9 +29,9 @@ def build(op, shapes, target, precision="fp32", choices=None):
     ----------
     op : an operation of tsm_edge.export.graph.ops
     shapes : dict of tensor name -> shape, as in Program.shapes
-    target : targets.Target
+    target : Target
     precision : "fp32" or "fp16"
-    choices : choices.Choices for the free parameters of its kind of kernel; None leaves them to the builder
+    choices : Choices (choose/choices.py) for the free parameters of its kind of kernel; None leaves them to the builder
 
     Returns
     -------
@@ -62,6 +62,6 @@ def _conv_builder(op):
     return "depthwise" if op.weight.shape[1] == 1 else None
 
 
-def fuse(step, target):
-    """The program with operations fused where that pays on `target`; see fusion.py."""
-    return importlib.import_module(f"{__name__}.fusion").fuse(step, target)
+def fuse(step):
+    """The program with operations fused; see fusion.py."""
+    return importlib.import_module(f"{__name__}.fusion").fuse(step)

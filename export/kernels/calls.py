@@ -23,7 +23,7 @@ def build_kernels(program, target, precision="fp32", choose=None):
     (Program, list of (operation, Kernel), dict)
         The program after fusion; calls in order; ONNX operations that fell back, with how often.
     """
-    program = fuse(program, target)
+    program = fuse(program)
     calls, fell_back = [], Counter()
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision, choose)
@@ -42,7 +42,7 @@ def build_kernels(program, target, precision="fp32", choose=None):
 def make_kernel(op, shapes, target, precision="fp32", choose=None):
     """The kernel of ours for an operation, or None.
 
-    choose : given the kernel as its cost model has it, returns the kernels.choices.Choices to build it with, or None.
+    choose : given the kernel as its cost model has it, returns the Choices to build it with, or None.
     """
     if isinstance(op, Fallback):
         return None

@@ -46,12 +46,6 @@ def dense_window(n_frames, n_segment=8, stride=8, rng=None, place=0.5):
     return np.minimum(first + np.arange(n_segment) * stride, n_frames - 1)
 
 
-def dense_views(n_frames, n_segment=8, stride=8, views=10):
-    """Dense windows spread evenly over the clip, for testing: int64 [views, n_segment]."""
-    places = np.linspace(0, 1, views) if views > 1 else [0.5]
-    return np.stack([dense_window(n_frames, n_segment, stride, place=p) for p in places])
-
-
 def fixed_rate(n_frames, n_segment=8, clip_fps=30.0, fps=12.0, rng=None):
     """A window of frames as a camera of `fps` would give them, from a clip of `clip_fps`.
 

@@ -9,7 +9,7 @@ from tsm_edge.export.kernels.write.names import clip_name, splice_name
 
 
 def matches(op):
-    """Whether `op` (a program.Conv) is a convolution that this module builds."""
+    """Whether `op` (a ops.Conv) is a convolution that this module builds."""
     return op.groups == 1
 
 
@@ -18,7 +18,7 @@ def build(op, shapes, target, dtype="float32", choices=NONE):
 
     Parameters
     ----------
-    op : program.Conv with one group.
+    op : ops.Conv with one group.
     shapes : dict of tensor name -> (h, w, c).
     choices : Choices of tile and order.
 

@@ -8,7 +8,7 @@ from tsm_edge.export.kernels.write.names import clip_name
 
 
 def build(op, shapes, target):
-    """The kernel of a program.Dense: out = clip(weight @ x + bias)."""
+    """The kernel of a ops.Dense: out = clip(weight @ x + bias)."""
     oc, ic = op.weight.shape
     groups, packed = pack(op, target)
     e = Emitter()

@@ -11,7 +11,7 @@ from .pool import channel_vectors, window
 
 
 def build(op, shapes, target, dtype="float32"):
-    """The kernel of a depthwise convolution (program.Conv with as many groups as channels), any size and stride.
+    """The kernel of a depthwise convolution (ops.Conv with as many groups as channels), any size and stride.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from tsm_edge.export.kernels.write.names import clip_name, splice_name
 
 
 def build(op, shapes, target, dtype="float32"):
-    """The kernel of a program.Add, ApplySplice or Layout."""
+    """The kernel of a ops.Add, ApplySplice or Layout."""
     builder = {ops.Add: _add, ops.ApplySplice: _splice, ops.Layout: _layout}[type(op)]
     return builder(op, shapes, target, dtype)
 

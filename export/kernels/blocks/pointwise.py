@@ -9,7 +9,7 @@ from tsm_edge.export.kernels.write.names import clip_name, splice_name
 
 
 def matches(op):
-    """Whether `op` (a program.Conv) is a 1x1 convolution that this module builds."""
+    """Whether `op` (a ops.Conv) is a 1x1 convolution that this module builds."""
     return op.groups == 1 and tuple(op.weight.shape[2:]) == (1, 1) and not any(op.padding)
 
 
@@ -18,7 +18,7 @@ def build(op, shapes, target, dtype="float32", choices=NONE):
 
     Parameters
     ----------
-    op : program.Conv for which `matches` holds.
+    op : ops.Conv for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
     choices : Choices of tile and order (of a 1x1 convolution of stride 1).
 

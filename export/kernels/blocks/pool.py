@@ -16,7 +16,7 @@ SUM = "float32"
 
 
 def build(op, shapes, target, dtype="float32"):
-    """The kernel of a program.Pool or program.GlobalAveragePool, any size."""
+    """The kernel of a ops.Pool or ops.GlobalAveragePool, any size."""
     return (_window if isinstance(op, ops.Pool) else _global)(op, shapes, target, dtype)
 
 

@@ -92,7 +92,7 @@ def test_averages_of_whole_images_are_summed_in_single_precision():
 
 
 def convolved(x, conv):
-    """A program.Conv without splice and residual, in double precision."""
+    """A ops.Conv without splice and residual, in double precision."""
     top, left, bottom, right = conv.padding
     padded = np.pad(x, ((top, bottom), (left, right), (0, 0)))
     kh, kw = conv.weight.shape[2:]

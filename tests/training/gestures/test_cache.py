@@ -16,7 +16,7 @@ cv2.setNumThreads(1)
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.training.data.listing import read_folder  # noqa: E402
 from tsm_edge.training.gestures import cache as gestures_cache  # noqa: E402
-from tsm_edge.training.gestures.cache import CachedClips, CachedStream, prerender, prerender_stream  # noqa: E402
+from tsm_edge.training.gestures.cache import CachedClips, prerender  # noqa: E402
 from tsm_edge.training.gestures.cli import _main as gestures_main  # noqa: E402
 from tsm_edge.training.gestures.cli import label_of, write_video  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS, GestureDataset, render_clip  # noqa: E402
@@ -51,8 +51,6 @@ def test_a_cache_is_reused_and_never_replaced_by_another(tmp_path):
         prerender(tmp_path / "mine", **asked)
     with pytest.raises(InputError, match="no gesture cache"):
         CachedClips(tmp_path / "mine")
-    with pytest.raises(InputError, match="another kind"):
-        CachedStream(tmp_path / "c")
 
 
 def test_a_broken_off_rendering_leaves_nothing(tmp_path):
@@ -107,19 +105,6 @@ def test_a_killed_process_that_renders_is_said(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="process that renders was killed"):
         prerender(tmp_path / "c", clips_per_class=2, classes=SOME, n_frames=2, size=(16, 16), workers=2)
     assert not list(tmp_path.iterdir())
-
-
-def test_cached_stream_labels_frames_as_its_intervals_say(tmp_path):
-    stream = prerender_stream(tmp_path / "s", "test", n_gestures=4, classes=SOME, fps=8, size=(16, 16))
-    assert len(stream.frames) == len(stream.frame_labels)
-    rest = SOME.index("No gesture")
-    expected = np.full(len(stream.frames), rest)
-    for i in range(len(expected)):
-        for e in stream.intervals:
-            if e["start"] <= i / 8 < e["end"]:
-                expected[i] = SOME.index(e["label"])
-    assert np.array_equal(stream.frame_labels, expected)
-    assert {e["label"] for e in stream.events} == {"Swiping Left", "Thumb Up"}
 
 
 def test_command_writes_sheets_streams_and_data_sets(tmp_path, capsys):
