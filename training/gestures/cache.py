@@ -2,20 +2,18 @@
 
 A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
 (start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 20] (the hand in every frame, for
-an auxiliary loss: see targets.py) and `cache.json` (what was asked for). It is written beside its place and renamed: a
+an auxiliary loss: see targets.py) and `cache.json` (what was asked for). It is made beside its place and renamed: a
 cache that exists is complete.
 
     python -m tsm_edge.training.gestures.cache --output runs/train --split train --clips-per-class 200 --workers 2
 """
 import argparse
-import contextlib
 import errno
 import json
+import multiprocessing
 import os
-import shutil
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -24,7 +22,7 @@ import cv2
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.training.parts import part_of, remove_dead
+from tsm_edge.files import made_beside
 
 from .clips import CLASSES, TARGETS, GestureDataset, render_clip
 
@@ -48,11 +46,8 @@ def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames,
 
 def _end_with_parent():
     """In a process that renders: end when the one that started it is gone, which cannot say so if it was killed."""
-    parent = os.getppid()
-
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -70,47 +65,18 @@ def _allocate(path, dtype, shape):
                     raise
 
 
-@contextlib.contextmanager
-def _in_words(path, part=None):
-    """Whatever goes wrong, `part` is removed; a disk or a process that fails is an InputError."""
-    try:
-        yield
-    except BaseException as error:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written", found=str(error), do="make room, or write elsewhere",
-                             expected="a folder that can be written to, and room on the disk") from error
-        if isinstance(error, BrokenProcessPool):
-            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
-                             do="check both, or render with fewer --workers") from error
-        raise
-
-
-def _start(path, asked):
-    """The folder to write to, or None if `path` already holds what is asked for."""
-    path = Path(path)
+def _is_there(path, asked):
+    """Whether `path` already holds what is asked for; refuses what else may be there."""
     if (path / "cache.json").exists():
-        found = json.loads((path / "cache.json").read_text())
+        found = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         if {k: found.get(k) for k in asked} == json.loads(json.dumps(asked)):
-            return None
+            return True
         raise InputError(f"{path} holds another cache", found={k: found.get(k) for k in asked}, expected=asked,
                          do="name another folder or remove this one")
     if path.exists():
         raise InputError(f"{path} exists and is no cache", found="another folder or file", expected="a new path",
                          do="name another folder")
-    with _in_words(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_dead(path.parent, path.name)
-        part = path.with_name(part_of(path.name))
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-    return part
-
-
-def _finish(part, path, record):
-    (part / "cache.json").write_text(json.dumps(record, indent=1))
-    part.rename(path)
+    return False
 
 
 def _render_jobs(jobs, workers, count):
@@ -123,6 +89,9 @@ def _render_jobs(jobs, workers, count):
         try:
             for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
                 count(future.result())
+        except BrokenProcessPool as error:
+            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
+                             do="check both, or render with fewer --workers") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -159,12 +128,12 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
     asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
              "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
              "seed": seed, "variety": variety}
-    part = _start(path, asked)
-    if part is None:
+    path = Path(path)
+    if _is_there(path, asked):
         return CachedClips(path)
     total, fps = len(source), n_frames / seconds
     labels = np.arange(total) % len(source.classes)
-    with _in_words(path, part):
+    with made_beside(path, parents=True) as part:
         _allocate(part / "clips.npy", np.uint8, (total, n_frames, size[1], size[0], 3))
         _allocate(part / "strokes.npy", np.float32, (total, 2))
         _allocate(part / "targets.npy", np.float32, (total, n_frames, len(TARGETS)))
@@ -183,7 +152,8 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
                 progress(done, total)
 
         _render_jobs(jobs, workers, count)
-        _finish(part, path, asked)
+        (part / "cache.json").write_bytes(json.dumps(asked, indent=1).encode())
+        part.rename(path)
     return CachedClips(path)
 
 
@@ -194,7 +164,7 @@ class CachedClips:
     def __init__(self, path, in_memory=False):
         path = Path(path)
         try:
-            self.record = json.loads((path / "cache.json").read_text())
+            self.record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
                              do="make one with tsm_edge.training.gestures.cache") from error
