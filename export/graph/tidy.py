@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 
+from tsm_edge import __version__
+
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime >= 1.13 and by every other engine in use
 
 
@@ -85,7 +87,7 @@ def tidy(model, step_net):
     graph.node.extend(nodes)
     graph.initializer.extend(numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in kept.items())
     graph.name, graph.doc_string = "step", ""
-    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", _version(), "", ""
+    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", __version__, "", ""
     model.ir_version = IR_VERSION
     del model.opset_import[:], model.metadata_props[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
@@ -121,12 +123,3 @@ def _without_copies(nodes, ends, values):
             other.input[:] = [new if name == old else name for name in other.input]
             other.output[:] = [new if name == old else name for name in other.output]
     return result
-
-
-def _version():
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tsm-edge")
-    except PackageNotFoundError:
-        return ""
