@@ -2,7 +2,7 @@
 
 A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: `Mirror`, which
 turns directions around, changes the label with the picture, by a declared map, and leaves clips alone whose opposite is not
-among the classes. `hands`, None or float32 [T, 20] as in `gestures_targets`, is changed in place with the picture.
+among the classes. `hands`, None or float32 [T, 20] as in `tsm_edge.training.gestures.targets`, is changed in place with the picture.
 """
 import re
 
