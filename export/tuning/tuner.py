@@ -191,7 +191,7 @@ def _tasks(program, target, precision):
     from tsm_edge.export import kernels
     from tsm_edge.export.kernels.calls import make_kernel
 
-    program = kernels.fuse(program, target)
+    program = kernels.fuse(program)
     tasks = {}
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision)

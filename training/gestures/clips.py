@@ -4,7 +4,7 @@
 >>> clip = render_clip("Swiping Left", n_frames=36, size=(128, 128), seed=7, fps=12)   # uint8 [36, 128, 128, 3] RGB
 
 Everything follows from the seed. The seed's range is the split (see `split_of`), and the splits never share a kind of
-background. Directions are those of the picture as the viewer sees it (`motion` has the details).
+background. Directions are those of the picture as the viewer sees it (`gestures_motion` has the details).
 """
 import cv2
 import numpy as np
@@ -179,7 +179,7 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
         Decides everything; its range decides the split.
     info : bool
         Also return {"stroke": (start, end) seconds in the clip, "family": str, "split": str, "handed": int,
-        "targets": float32 [n_frames, 20], see `targets`}.
+        "targets": float32 [n_frames, 20], see targets.py}.
     variety : float
         Share of clips with everything that makes pictures hard (0..1). The others are calm: a soft background,
         nothing that moves but the hand, a good camera. Training may begin with little variety.
