@@ -121,9 +121,3 @@ def make_bundle(folder, library=None):
     if library:
         shutil.copy(library, folder / "libtsm_model.so")
     return seal(folder)
-
-
-def copy_bundle(source, folder, **changes):
-    """A copy to spoil."""
-    shutil.copytree(source, folder)
-    return seal(folder, **changes) if changes else Path(folder)

@@ -1,6 +1,7 @@
 """Habits shared by every command line: exit codes, nearest-match choices, verdict line."""
 import difflib
 import errno
+import os
 import sys
 import tempfile
 
@@ -35,6 +36,9 @@ def _with_room(main, argv):
 
 def run(main, argv=None):
     """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
+    for stream in (sys.stdout, sys.stderr):
+        if os.name == "nt" and hasattr(stream, "reconfigure"):  # else into files and pipes goes the code page, which lacks most letters
+            stream.reconfigure(encoding="utf-8")
     try:
         code = _with_room(main, sys.argv[1:] if argv is None else argv) or 0
     except TsmEdgeError as error:
@@ -47,3 +51,9 @@ def run(main, argv=None):
         sys.stderr.close()
         code = 0
     sys.exit(code)
+
+
+def columns(table):
+    """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]

@@ -248,10 +248,6 @@ class Manifest:
         """JSON text; the same manifest gives the same text."""
         return json.dumps(self.data, indent=2, ensure_ascii=False) + "\n"
 
-    def without_results(self):
-        """As embedded in the ONNX file and the library."""
-        return Manifest({k: v for k, v in self.data.items() if k not in ("files", "verification")}, embedded=True)
-
     @property
     def name(self):
         return self.data["name"]
@@ -264,19 +260,3 @@ class Manifest:
     def classes(self):
         """Class names, in the order of the logits."""
         return self.data["classes"]
-
-    @property
-    def input_size(self):
-        """(width, height) in pixels."""
-        return self.data["input"]["width"], self.data["input"]["height"]
-
-    @property
-    def cache_shapes(self):
-        """{name: (1, fold, h, w)} in execution order."""
-        return {cache["name"]: tuple(cache["shape"]) for cache in self.data["caches"]}
-
-    @property
-    def cache_bytes(self):
-        """Bytes of all caches of one stream."""
-        size = {"float32": 4, "float16": 2, "int8": 1}
-        return sum(math.prod(cache["shape"]) * size[cache["dtype"]] for cache in self.data["caches"])
