@@ -6,16 +6,10 @@ from pathlib import Path
 
 from tsm_edge.runtimes import c_sources
 
+from .device import write_device
 from .folder import list_files, new_folder
 from .golden import cache_size, golden_count, write_golden
 from .report import ExportReport
-
-
-def runtime_folder(name):
-    """A folder of the installed runtimes: "device"."""
-    import tsm_edge.runtimes
-
-    return Path(tsm_edge.runtimes.__file__).resolve().parent / name
 
 
 def notes_of(step):
@@ -41,10 +35,7 @@ def fill_folder(shown, work, manifest, target, library, checks, results, frames,
             shutil.copyfile(c_sources.HEADER, folder / c_sources.HEADER.name)
         write_golden(folder / "golden.npz", frames[:count], inputs[:count], reference.head(count))
         if target.os == "linux":
-            (folder / "device").mkdir()
-            for file in sorted(runtime_folder("device").glob("*.py")):
-                if file.name != "__init__.py":
-                    shutil.copyfile(file, folder / "device" / file.name)
+            write_device(folder / "device")
         if relax:
             shutil.copyfile(relax.path, folder / relax.path.name)
             manifest = dict(manifest, runtime="tvm", tvm=relax.as_dict())

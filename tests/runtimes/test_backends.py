@@ -39,9 +39,14 @@ def torch_model(toys):
 
 
 @pytest.fixture(scope="module")
-def tvm_model(native_bundle):
-    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
-    return load(native_bundle, "tvm")
+def tvm_model(native_bundle, toys, tmp_path_factory):
+    tvm = pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    from tvm.relax.frontend.onnx import from_onnx
+
+    folder = shutil.copytree(native_bundle, tmp_path_factory.mktemp("bundle") / "tvm")
+    tvm.compile(from_onnx(toys.onnx_model()), target="llvm").export_library(str(folder / "model_tvm.so"))
+    described = {"library": "model_tvm.so", "entry": "main", "kernels": {}, "functions": [], "fallbacks": []}
+    return load(toys.seal(folder, runtime="tvm", tvm=described), "tvm")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -276,6 +281,8 @@ def test_a_library_that_is_missing_or_no_longer_one_is_not_passed_over(native_bu
 def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp_path):
     refused(lambda: load(native_bundle, "nativ"), "'nativ'", "did you mean 'native'")
     refused(lambda: load(native_bundle, "torch"), "checkpoint")
+    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    refused(lambda: load(native_bundle, "tvm"), "holds no model_tvm.so", "--runtime tvm")
     refused(lambda: load(onnx_bundle / "model.onnx", "native"), "ONNX file")
     refused(lambda: load(native_bundle, threads=0), "threads")
     (tmp_path / "x.onnx").write_bytes(b"12345678")

@@ -103,7 +103,7 @@ def test_profile_names_the_kernel_calls(native_bundle, toys):
 def test_x86_levels_are_checked_before_loading(native_bundle, toys, tmp_path, monkeypatch):
     from tsm_edge.runtimes.bundle import open_bundle
 
-    if native.device.this_machine()[0] != "x86_64":
+    if native.this_machine()[0] != "x86_64":
         pytest.skip("an x86-64 matter")
     folder = shutil.copytree(native_bundle, tmp_path / "b")
     toys.seal(folder, target={"name": "host", "triple": "x86_64-linux-gnu", "cpu": "x86-64-v4"})
