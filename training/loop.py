@@ -23,10 +23,9 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from tsm_edge.checkpoints import write_whole
+from tsm_edge.errors import InputError, TsmEdgeError
 from tsm_edge.training.gestures.hand_loss import WithHands, variance_of
-
-from ..checkpoints import write_whole
-from ..errors import InputError, TsmEdgeError
 
 STATE = 2  # version of last.pt: raise it where a state means something else than before
 

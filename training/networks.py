@@ -9,8 +9,8 @@ def open_network(path):
     ------
     CheckpointError
     """
-    from ..checkpoints import load_checkpoint
-    from ..models import create_model
+    from tsm_edge.checkpoints import load_checkpoint
+    from tsm_edge.models import create_model
 
     checkpoint = load_checkpoint(path)
     return create_model(checkpoint.arch, checkpoint=path, shift=checkpoint.info.get("shift", "online")).eval()

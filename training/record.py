@@ -16,13 +16,13 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened i
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tsm_edge.cli import choose  # noqa: E402
+from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
 
-from ..cli import choose  # noqa: E402
-from ..errors import InputError  # noqa: E402
-from ..runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
@@ -58,7 +58,7 @@ def parser():
 
 
 def main(argv=None):
-    from ..cli import run
+    from tsm_edge.cli import run
 
     run(_main, argv)
 

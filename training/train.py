@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
-from ..cli import choose
-from ..errors import InputError
+from tsm_edge.cli import choose
+from tsm_edge.errors import InputError
 
 EXAMPLES = """examples:
   tsm-train --data gestures --output runs/gestures            the rendered gestures, from scratch
@@ -84,7 +84,7 @@ def parser():
 
 
 def main(argv=None):
-    from ..cli import run
+    from tsm_edge.cli import run
 
     run(_main, argv)
 
@@ -141,7 +141,7 @@ def _main(argv):
         say("note: --mixed-precision has no effect without a GPU")
 
     def save(path, network, metrics):
-        from ..checkpoints import save_checkpoint
+        from tsm_edge.checkpoints import save_checkpoint
 
         save_checkpoint(path, network, training=record, metrics=metrics)
 
@@ -213,7 +213,7 @@ def pick_device(name):
 
 def _fingerprint_of(init):
     """Name and digest of the checkpoint that --init names."""
-    from ..default import default_checkpoint
+    from tsm_edge.default import default_checkpoint
 
     digest = hashlib.sha256(Path(default_checkpoint() if init == "default" else init).read_bytes()).hexdigest()
     return f"{Path(init).name} {digest[:12]}"
@@ -272,8 +272,8 @@ def fill_in(args):
     """Give the options that were left out the values of --init, else the usual ones; returns --init's Checkpoint or None."""
     source = None
     if args.init:
-        from ..checkpoints import load_checkpoint
-        from ..default import default_checkpoint
+        from tsm_edge.checkpoints import load_checkpoint
+        from tsm_edge.default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
     known = source.info if source else {}
@@ -342,7 +342,7 @@ def make_network(args, source, classes, fps):
     ------
     InputError, CheckpointError
     """
-    from ..models import create_model
+    from tsm_edge.models import create_model
 
     shift = None if args.shift == "none" else args.shift
     kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,

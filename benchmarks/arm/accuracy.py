@@ -19,9 +19,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tsm_edge.benchmarks.cli import prints_to_stderr
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
-from ..cli import prints_to_stderr
 from .count import open_arm_bundle
 
 _NO_MORE = 1.25  # times another engine's drift: a few frames of another network may round either way

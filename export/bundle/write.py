@@ -20,9 +20,10 @@ def notes_of(step):
 
 def fill_folder(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax=None):
     """Fill the folder and rename it into place; returns the report."""
-    from tsm_edge.export.bundle.android import write_cmake_package
-    from tsm_edge.export.bundle.readme import bundle_readme
     from tsm_edge.manifest import Manifest
+
+    from .android import write_cmake_package
+    from .readme import bundle_readme
 
     cache_bytes = cache_size(manifest)
     count, half = golden_count(cache_bytes), manifest["precision"] == "fp16"  # caches are as wide as the activations

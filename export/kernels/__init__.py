@@ -49,7 +49,7 @@ def build(op, shapes, target, precision="fp32", choices=None):
     if choices:
         builder = functools.partial(builder, choices=choices)
     if precision == "fp16":
-        from .blocks import half
+        from tsm_edge.export.kernels.blocks import half
 
         return half.build(builder, op, shapes, target)
     return builder(op, shapes, target, precision)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.export import kernels
 from tsm_edge.export.graph.ops import Conv, Fallback, Layout
+from tsm_edge.export.kernels.generic import lower
 
-from .generic import lower
+from . import build, fuse
 
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 
@@ -23,7 +23,7 @@ def build_kernels(program, target, precision="fp32", choose=None):
     (Program, list of (operation, Kernel), dict)
         The program after fusion; calls in order; ONNX operations that fell back, with how often.
     """
-    program = kernels.fuse(program, target)
+    program = fuse(program, target)
     calls, fell_back = [], Counter()
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision, choose)
@@ -46,13 +46,13 @@ def make_kernel(op, shapes, target, precision="fp32", choose=None):
     """
     if isinstance(op, Fallback):
         return None
-    kernel, groups = kernels.build(op, shapes, target, precision), 1
+    kernel, groups = build(op, shapes, target, precision), 1
     if kernel is None and isinstance(op, Conv) and 1 < op.groups <= MOST_GROUPS:
         op, groups = _ungrouped(op), op.groups
-        kernel = kernels.build(op, shapes, target, precision)
+        kernel = build(op, shapes, target, precision)
     choices = choose(kernel) if choose and kernel else None
     if choices:
-        kernel = kernels.build(op, shapes, target, precision, choices)
+        kernel = build(op, shapes, target, precision, choices)
     return replace(kernel, macs=kernel.macs // groups) if kernel and groups > 1 else kernel
 
 

@@ -9,9 +9,8 @@ from collections import Counter
 from dataclasses import replace
 
 from tsm_edge.export.graph import ops
-
-from .blocks import inverted_residual
-from .choose import strip_cost
+from tsm_edge.export.kernels.blocks import inverted_residual
+from tsm_edge.export.kernels.choose import strip_cost
 
 
 def fuse(step, target):

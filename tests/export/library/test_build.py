@@ -17,8 +17,8 @@ if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64
     pytest.skip("libraries for this machine are made on Linux on x86-64 or aarch64", allow_module_level=True)
 
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
-from tsm_edge.export import kernels  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
+from tsm_edge.export.kernels import calls  # noqa: E402
 from tsm_edge.export.library import build as compiling  # noqa: E402
 from tsm_edge.export.library import objects  # noqa: E402
 from tsm_edge.export.library.archive import read_archive  # noqa: E402
@@ -32,8 +32,8 @@ _spec.loader.exec_module(graphs)
 
 
 def without_kernels(monkeypatch):
-    monkeypatch.setattr(kernels, "build", lambda *arguments: None)
-    monkeypatch.setattr(kernels, "fuse", lambda program, target: program)
+    monkeypatch.setattr(calls, "build", lambda *arguments: None)
+    monkeypatch.setattr(calls, "fuse", lambda program, target: program)
 
 
 def build(model, folder, target="host", **manifest):
