@@ -91,7 +91,7 @@ class EventLog:
         self._plain, self._file = target != "-", None
         if target not in (None, "-"):
             with self._words():
-                self._file = open(target, "w", encoding="utf-8")
+                self._file = open(target, "w", encoding="utf-8", newline="\n")
         elif target == "-":
             self._file = self._out
 

@@ -15,9 +15,12 @@ from tsm_edge import default
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 from tsm_edge.export.bundle.report import Progress, lines
+from tsm_edge.shell import quote
 
 from .targets import boards
 
+# The signals that end a program, as far as this system has them: Ctrl-C, kill, a closed terminal, Ctrl-Break
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
 ARCHITECTURES = ("mobilenet_v2", "resnet18", "resnet50")
 _EXAMPLES = """examples:
   tsm-export --list-targets
@@ -203,15 +206,20 @@ def _tuning(args, output):
 
 
 def _next_commands(report):
-    folder = shlex.quote(report.output)
+    folder = quote(report.output)
     if report.target == "host":
         tvm = [f"tsm-verify {folder} --backend tvm"] if report.tvm else []
         return [f"tsm-verify {folder}", *tvm, f"tsm-demo {folder} --source 0"]
     if report.library.endswith(".a"):
-        return [f"less {folder}/README.md      # two lines of CMake put it into an app"]
+        return [f"more {quote(os.path.join(report.output, 'README.md'))}      # two lines of CMake put it into an app"]
     name = Path(report.output).name
+<<<<<<< HEAD
     there = shlex.quote(shlex.quote(f"{name}/device/tsm_edge.pyz"))  # two shells read it
     tvm = [f"ssh USER@BOARD python3 {there} verify --backend tvm      # with apache-tvm there"] if report.tvm else []
+=======
+    there, bundle = (quote(shlex.quote(path)) for path in (f"{name}/device/tsm_device.py", name))  # two shells read it
+    tvm = [f"ssh USER@BOARD tsm-verify {bundle} --backend tvm      # with tsm-edge and apache-tvm there"] if report.tvm else []
+>>>>>>> main
     return [f"scp -r {folder} USER@BOARD:",
             f"ssh USER@BOARD python3 {there} verify",
             *tvm,
@@ -335,7 +343,7 @@ def _stop(number, frame):
 def main(argv=None):
     """Entry point of tsm-export; exits with 0 (written), 1 (a check failed) or 2 (wrong usage or input)."""
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # its work folders are removed then
+        for number in STOPPING:  # its work folders are removed then
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, _stop)
     run(_main, argv)

@@ -83,7 +83,7 @@ def _open(engine, source, threads):
 
 
 def _load_bundle(bundle, backend, threads):
-    from .engines import native
+    from tsm_edge.runtimes.engines import native
 
     if backend == "torch":
         raise InputError("the torch back end cannot run a bundle", found=bundle.source, expected="a checkpoint",

@@ -7,6 +7,7 @@ import importlib
 import math
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -136,7 +137,8 @@ def file_of(address):
     if "://" not in address:
         return address
     parts = urlparse(address)
-    return unquote(parts.netloc + parts.path)
+    path = unquote(parts.netloc + parts.path)
+    return path.lstrip("/") if os.name == "nt" and re.match("/[A-Za-z]:", path) else path  # file:///C:/clip.mp4
 
 
 def masked(address):
@@ -242,17 +244,19 @@ def _open_file(path, size, flip):
 
 def _open_camera(address, size, fps, flip):
     cv2 = import_cv2()
-    there = sorted(glob.glob("/dev/video*"))
+    there = ""
+    if sys.platform.startswith("linux"):
+        names = sorted(glob.glob("/dev/video*"))
+        there = f"; there are {', '.join(names)}" if names else "; no /dev/video* at all"
     if address.startswith("/dev/") and not os.path.exists(address):
-        raise InputError("there is no such camera", found=f"no {address}; " + (f"there are {', '.join(there)}" if there else
-                         "no /dev/video* at all"), expected=EXPECTED, do="plug the camera in; v4l2-ctl --list-devices names them")
+        raise InputError("there is no such camera", found=f"no {address}{there}", expected=EXPECTED,
+                         do="plug the camera in; v4l2-ctl --list-devices names them" if there else "cameras are numbers here: --source 0")
     which = int(address) if address.isdigit() else address
     capture = _quietly(cv2, lambda: cv2.VideoCapture(which))
     if not capture.isOpened():
-        found = f"camera {address} does not open; " + (f"there are {', '.join(there)}" if there else "no /dev/video* at all")
-        raise InputError("the camera cannot be opened", found=found, expected=EXPECTED,
-                         do="see that it is plugged in, that no other program uses it, and that you may read it "
-                            "(group video); or give a video file")
+        may = "you may read it (group video)" if there else "the system's settings let programs use it"
+        raise InputError("the camera cannot be opened", found=f"camera {address} does not open{there}", expected=EXPECTED,
+                         do=f"see that it is plugged in, that no other program uses it, and that {may}; or give a video file")
     if size:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])

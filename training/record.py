@@ -19,6 +19,7 @@ import numpy as np  # noqa: E402
 from tsm_edge.cli import choose  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
+from tsm_edge.shell import quote  # noqa: E402
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
@@ -86,7 +87,7 @@ def _main(argv):
     if args.json:
         print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
     else:
-        print(f"next: the other classes, then tsm-train --init default --data {args.output} --output runs/mine")
+        print(f"next: the other classes, then tsm-train --init default --data {quote(str(args.output))} --output runs/mine")
     print(f"PASSED {len(made)} clips in {folder}", file=sys.stderr if args.json else sys.stdout)
     return 0
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
+from tsm_edge.shell import quote
 
 EXAMPLES = """examples:
   tsm-train --data gestures --output runs/gestures            the rendered gestures, from scratch
@@ -169,9 +170,11 @@ def _main(argv):
         dist.destroy_process_group()
     if chief:
         final = folder / "final.pth"
+        target = "host" if sys.platform.startswith("linux") else "jetson-nano"  # the host target is Linux's
         loss = trainer.history[-1] if trainer.history else None
         result = {"checkpoint": str(final), "validation_top1": accuracy, "loss": loss, "steps": trainer.step, "classes": classes}
-        print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {final} --target host")
+        said = f"checkpoint {final}\nnext: tsm-export --checkpoint {quote(str(final))} --target {target}"
+        print(json.dumps(result) if args.json else said)
         measured = "" if accuracy is None else f", validation top-1 {accuracy:.2%}"
         verdict = f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured
         print(verdict, file=sys.stderr if args.json else sys.stdout)

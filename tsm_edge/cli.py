@@ -36,7 +36,10 @@ def _with_room(main, argv):
 
 
 def _any_letter():
-    """Let stdout take every letter: where it is not UTF-8, those that it lacks are written as escapes."""
+    """Let stdout take every letter: on Windows as UTF-8, elsewhere those that the system's encoding lacks as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if os.name == "nt" and hasattr(stream, "reconfigure"):  # else into files and pipes goes the code page, which lacks most letters
+            stream.reconfigure(encoding="utf-8")
     out = sys.stdout
     if hasattr(out, "buffer") and out.errors != "backslashreplace" and (out.encoding or "").lower().replace("-", "") != "utf8":
         sys.stdout = io.TextIOWrapper(out.buffer, out.encoding, "backslashreplace", line_buffering=out.line_buffering)

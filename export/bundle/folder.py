@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from pathlib import Path
 
 from tsm_edge.errors import InputError
@@ -40,8 +40,10 @@ def _unwritable(path, error):
 
 
 def _temporary(path, folder):
-    """A new empty folder in `folder`, named after `path`."""
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=folder))
+    """A new empty folder in `folder`, named after `path`, that others may read as far as any new folder (mkdtemp's are private)."""
+    new = folder / f".{path.name}.new-{uuid.uuid4().hex[:12]}"
+    new.mkdir()
+    return new
 
 
 def check_output(output):
@@ -87,28 +89,29 @@ def _exchange(one, other):
     """Swap two folders in one step (Linux renameat2). False where the system cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (OSError, AttributeError):
+    except (OSError, AttributeError, TypeError):  # TypeError: Windows has no library of the process itself
         return False
     return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
 def _put_in_place(new, output):
     """Rename folder `new` to `output`; a bundle that is there already is removed afterwards."""
-    if not output.exists() or not os.listdir(output):
-        os.rename(new, output)  # rename(2) replaces an empty folder
+    if output.exists() and not os.listdir(output):
+        output.rmdir()  # Windows renames over nothing, be it empty
+    if not output.exists():
+        os.rename(new, output)
         return
     if _exchange(new, output):
         shutil.rmtree(new, ignore_errors=True)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{output.name}.old-", dir=output.parent))
-    os.rename(output, old / "bundle")
+    old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex[:12]}")
+    os.rename(output, old)
     try:
         os.rename(new, output)
-    except OSError:
-        os.rename(old / "bundle", output)
+    except BaseException:
+        os.rename(old, output)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -125,11 +128,11 @@ def new_folder(output):
         raise _unwritable(output, error) from error
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o777 & ~umask)  # mkdtemp made it private
         check_output(output)  # minutes have passed since the first look
-        _put_in_place(temporary, output)
+        try:
+            _put_in_place(temporary, output)
+        except PermissionError as error:  # Windows lets nobody move what a program has open
+            raise _unwritable(output, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

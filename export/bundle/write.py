@@ -43,9 +43,9 @@ def fill_folder(shown, work, manifest, target, library, checks, results, frames,
         manifest = dict(manifest, verification=results)
         names = [entry["path"] for entry in list_files(folder)]
         readme = bundle_readme(manifest, target, Path(shown).name, names)
-        (folder / "README.md").write_text(readme, encoding="utf-8")
+        (folder / "README.md").write_bytes(readme.encode())
         manifest["files"] = list_files(folder)
-        (folder / "manifest.json").write_text(Manifest(manifest).to_json(), encoding="utf-8")
+        (folder / "manifest.json").write_bytes(Manifest(manifest).to_json().encode())
     return ExportReport(
         name=manifest["name"], target=target.name, output=shown, trained=manifest["trained"],
         precision=manifest["precision"], threads=manifest["threads"], status=manifest["verification"]["status"],

@@ -116,7 +116,7 @@ def _quiet_stdout():
         yield
         return
     try:
-        with open(os.devnull, "w") as nowhere:
+        with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 1)
         with contextlib.redirect_stdout(io.StringIO()):
             yield

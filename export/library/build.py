@@ -113,7 +113,7 @@ def build_library(program, manifest, target, workdir, cc=None, progress=None, tu
         program, calls, fell_back = build_kernels(program, target, manifest.get("precision", "fp32"), applied)
     with timer.stage("memory plan"):
         plan = make_plan(calls, program)
-        (workdir / "plan.c").write_text(write_plan(plan, manifest, target), encoding="utf-8")
+        (workdir / "plan.c").write_bytes(write_plan(plan, manifest, target).encode())
         (workdir / WEIGHTS_FILE).write_bytes(plan.weights)
     with timer.stage(f"compiling {len({k.symbol for _, k in calls})} kernels"):
         objects = compile_each(calls, target, workdir)

@@ -9,7 +9,7 @@ from tsm_edge.errors import MissingComponentError
 
 from . import archive
 
-STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
+STACK_BYTES = 255 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long; Windows allows no 256
 
 
 def import_tvm():

@@ -166,7 +166,7 @@ def build_relax_library(library, manifest, target, workdir, cc=None):
 
     names = ["frame", *(cache["name"] for cache in manifest["caches"])]
     pack = _pack(_write_main(plan, names, manifest), target, workdir, objects[-1])
-    (workdir / "tvm.map").write_text("{ global: " + " ".join(f"{p}*;" for p in EXPORTS) + " local: *; };\n", encoding="utf-8")
+    (workdir / "tvm.map").write_bytes(("{ global: " + " ".join(f"{p}*;" for p in EXPORTS) + " local: *; };\n").encode())
     toolchain.link_shared(compiler, target, [*objects, pack], LIBRARY, workdir, "tvm.map", soname=LIBRARY, closed=False)
     path = workdir / LIBRARY
     return RelaxReport(path, path.stat().st_size, dict(Counter(kernel.kind for _, kernel in calls)),

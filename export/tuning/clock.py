@@ -56,7 +56,7 @@ def check_place(target, tracker=None, key=None):
     InputError, MissingComponentError
     """
     if tracker is None:
-        if platform.machine() != target.arch or target.os != "linux":
+        if not target.runs_here():
             raise InputError(f"kernels for {target.name} cannot be timed on this machine",
                              found=f"{platform.system()} {platform.machine()}", expected=f"{target.os} {target.arch}",
                              do="time them on the board: --rpc-tracker HOST:PORT --rpc-key KEY")

@@ -50,6 +50,8 @@ def unfit(bundle, name=LIBRARY):
     found, here = elf_machine(bundle.file(name)), this_machine()
     if found is None:
         return f"{name} is no ELF library"
+    if platform.system() not in ("Linux", "Android"):
+        return f"the library is for Linux; this is {platform.system()}"
     if found != here:
         return "the library is for {}, {} bits; this is {}, {} bits".format(*found, *here)
     target = bundle.manifest.get("target") or {}

@@ -219,7 +219,8 @@ class ClipDataset:
                     raise InputError(f"cannot read {self.items[at].path}", found=error, expected="a readable clip",
                                      do="repair it or take it out of the data set") from error
                 self._bad[at] = str(error)
-                with contextlib.suppress(OSError), open(self._log, "a") as out:  # one short write each: workers may share the file
+                # one short write each: workers may share the file
+                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as out:
                     out.write(json.dumps([self.items[at].path, str(error)]) + "\n")
                 if self.unreadable == "none":
                     return None
@@ -229,7 +230,8 @@ class ClipDataset:
     def skipped(self):
         """Unreadable clips met so far, by all workers: {path: reason}."""
         found = {self.items[at].path: reason for at, reason in self._bad.items()}
-        with contextlib.suppress(OSError), open(self._log) as log:  # not there before the first, nor after a cleaning of the folder
+        # the file is not there before the first, nor after a cleaning of the folder
+        with contextlib.suppress(OSError), open(self._log, encoding="utf-8") as log:
             found.update(json.loads(line) for line in log)
         return found
 

@@ -12,11 +12,11 @@ import argparse
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import shutil
 import sys
 import threading
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -50,11 +50,8 @@ def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames,
 
 def _end_with_parent():
     """In a process that renders: end when the one that started it is gone, which cannot say so if it was killed."""
-    parent = os.getppid()
-
     def watch():
-        while os.getppid() == parent:
-            time.sleep(0.5)
+        multiprocessing.parent_process().join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -93,7 +90,7 @@ def _start(path, asked):
     """The folder to write to, or None if `path` already holds what is asked for."""
     path = Path(path)
     if (path / "cache.json").exists():
-        found = json.loads((path / "cache.json").read_text())
+        found = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         if {k: found.get(k) for k in asked} == json.loads(json.dumps(asked)):
             return None
         raise InputError(f"{path} holds another cache", found={k: found.get(k) for k in asked}, expected=asked,
@@ -111,7 +108,7 @@ def _start(path, asked):
 
 
 def _finish(part, path, record):
-    (part / "cache.json").write_text(json.dumps(record, indent=1))
+    (part / "cache.json").write_bytes(json.dumps(record, indent=1).encode())
     part.rename(path)
 
 
@@ -234,7 +231,7 @@ def frame_labels(intervals, n_frames, fps, classes):
 def _open(path, kind):
     path = Path(path)
     try:
-        record = json.loads((path / "cache.json").read_text())
+        record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
                          do="make one with tsm_edge.training.gestures.cache") from error

@@ -115,7 +115,7 @@ def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames
             if progress:
                 progress(len(written), len(labels) * per_class)
     with written_whole(listed) as part:
-        part.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        part.write_bytes("".join(f"{name}\n" for name in names).encode())
     return written
 
 
@@ -200,7 +200,7 @@ def _write(args, labels, seed):
         write_video(args.output, frames, args.fps)
         written.append(args.output.with_suffix(".json"))
         with written_whole(written[1]) as part:
-            part.write_text(json.dumps({"fps": args.fps, "intervals": intervals}, indent=1))
+            part.write_bytes(json.dumps({"fps": args.fps, "intervals": intervals}, indent=1).encode())
         what = f"{len(frames)} frames, {len(intervals)} gestures"
     else:
         def progress(done, total):

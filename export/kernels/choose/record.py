@@ -65,7 +65,7 @@ def write_part(path, text):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(text.encode())
     except (OSError, ValueError) as error:
         raise InputError(f"the tuning record {path} cannot be written", found=str(error), expected="a folder with room to write to",
                          do="name another file with --tuning-record") from error

@@ -64,6 +64,19 @@ def test_a_rename_that_fails_brings_the_old_bundle_back(tmp_path, monkeypatch):
     assert (path / "model.onnx").read_text() == "old" and beside(path) == []
 
 
+def test_a_bundle_that_a_program_has_open_where_that_locks_it_is_refused_in_words_and_kept(tmp_path, monkeypatch):
+    path = make_bundle(tmp_path / "nano")
+
+    def locked(a, b):
+        raise PermissionError(13, "Access is denied", str(a))
+
+    monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
+    monkeypatch.setattr(folder.os, "rename", locked)
+    with pytest.raises(InputError, match="Access is denied"):
+        make_bundle(path, "new")
+    assert (path / "model.onnx").read_text() == "old" and beside(path) == []
+
+
 def refusal(path):
     with pytest.raises(InputError) as error, folder.new_folder(path):
         raise AssertionError("must be refused before anything is made")
