@@ -1,5 +1,8 @@
-"""Sources that behave as told, for the tests of several rooms."""
+"""For the tests of several rooms: sources that behave as told, and a Python with little installed."""
+import importlib.util
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,3 +36,18 @@ def make_source():
             self.closed = True
 
     return Scripted
+
+
+@pytest.fixture(scope="session")
+def bare_python(tmp_path_factory):
+    """bare_python(*packages): (command, environment) of this Python without what is installed but numpy and those packages."""
+    def make(*packages):
+        site = tmp_path_factory.mktemp("site")
+        for package in ("numpy", *packages):
+            place = Path(importlib.util.find_spec(package).origin).parent
+            for path in (place, *place.parent.glob("*.libs")):
+                if not (site / path.name).exists():
+                    (site / path.name).symlink_to(path)
+        return [sys.executable, "-s", "-S"], {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+
+    return make

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -44,7 +45,10 @@ def tvm_model(native_bundle, toys, tmp_path_factory):
     from tvm.relax.frontend.onnx import from_onnx
 
     folder = shutil.copytree(native_bundle, tmp_path_factory.mktemp("bundle") / "tvm")
-    tvm.compile(from_onnx(toys.onnx_model()), target="llvm").export_library(str(folder / "model_tvm.so"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it renames inputs; they are passed by position
+        library = tvm.compile(from_onnx(toys.onnx_model()), target="llvm")
+    library.export_library(str(folder / "model_tvm.so"))
     described = {"library": "model_tvm.so", "entry": "main", "kernels": {}, "functions": [], "fallbacks": []}
     return load(toys.seal(folder, runtime="tvm", tvm=described), "tvm")
 
@@ -284,7 +288,8 @@ def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp
     pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
     refused(lambda: load(native_bundle, "tvm"), "holds no model_tvm.so", "--runtime tvm")
     refused(lambda: load(onnx_bundle / "model.onnx", "native"), "ONNX file")
-    refused(lambda: load(native_bundle, threads=0), "threads")
+    for threads in (0, 65, -1, 1.5):
+        refused(lambda threads=threads: load(native_bundle, threads=threads), "threads", "1 to 64")
     (tmp_path / "x.onnx").write_bytes(b"12345678")
     refused(lambda: load(tmp_path / "x.onnx"), "cannot be loaded", kind=BundleError)
 
