@@ -23,7 +23,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tsm_edge.checkpoints import write_whole
+from tsm_edge.checkpoints import save_whole
 from tsm_edge.errors import InputError, TsmEdgeError
 from tsm_edge.training.gestures.hand_loss import WithHands, variance_of
 
@@ -231,7 +231,7 @@ class Trainer:
     def _write_state(self):
         self._check_weights()
         if self.rank == 0:
-            write_whole(self.folder / "last.pt", self.state())
+            save_whole(self.folder / "last.pt", self.state())
         self.saved = self.step
 
     def _check_weights(self):
@@ -265,10 +265,6 @@ class Trainer:
 
     def _load_state(self):
         path = self.folder / "last.pt"
-        if self.rank == 0:  # what a killed run was writing
-            for pattern in ("last.pt.*.part", "*.pth.*.part", "last.part-*"):
-                for part in self.folder.glob(pattern):
-                    part.unlink(missing_ok=True)
         if not path.exists():
             return False
         try:

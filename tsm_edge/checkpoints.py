@@ -15,6 +15,7 @@ import torch
 
 from .backbones import NAMES
 from .errors import CheckpointError, InputError
+from .files import written_whole
 from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
 
 FORMAT, VERSION = "tsm_edge.checkpoint", 1
@@ -387,10 +388,10 @@ def save_checkpoint(path, net, **meta):
     info = {**(getattr(net, "tsm_info", None) or {"name": type(net).__name__}), **meta}
     content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
                "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
-    write_whole(path, content)
+    save_whole(path, content)
 
 
-def write_whole(path, content):
+def save_whole(path, content):
     """torch.save to `path`: the file appears whole or not at all, and nothing else is left.
 
     Raises
@@ -398,17 +399,11 @@ def write_whole(path, content):
     InputError
         It cannot be written; the file that was there is as it was.
     """
-    path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.part"
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch says a full disk as RuntimeError
-        raise InputError(f"{path} cannot be written", found=str(error).partition("\n")[0][:200],
-                         expected="a folder that can be written to, and room on the disk", do="make room, or write elsewhere") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with written_whole(path) as part:
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # how torch says that a disk is full
+            raise OSError(str(error).partition("\n")[0][:200]) from error
 
 
 def _plain(value, where):

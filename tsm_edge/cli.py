@@ -60,3 +60,9 @@ def run(main, argv=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         code = 0
     sys.exit(code)
+
+
+def columns(table):
+    """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]

@@ -10,6 +10,7 @@ SPACES = {"frame": "TSM_IN_FRAME", "logits": "TSM_IN_LOGITS", "cache": "TSM_IN_C
           "next_cache": "TSM_IN_NEXT_CACHE", "arena": "TSM_IN_ARENA", "weights": "TSM_IN_WEIGHTS"}
 DTYPE_CODES = {"i": 0, "u": 1, "f": 2, "b": 6}  # DLPack's
 MAX_NDIM = 6
+PLAN_FILE = "plan.c"
 WEIGHTS_FILE = "weights.bin"
 # AT_HWCAP bits of Linux: (aarch64) half precision and dot products; (32-bit ARM) NEON and fused multiply-add
 HWCAP_FP16, HWCAP_DOTPROD = (1 << 9) | (1 << 10), 1 << 20

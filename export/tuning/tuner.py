@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from tsm_edge.errors import InputError
 from tsm_edge.export.kernels.choose import choices as choosing
 from tsm_edge.export.kernels.choose.choices import Choices
-from tsm_edge.export.kernels.choose.record import Entry, Record, check, features, read_record, shipped, write_part
+from tsm_edge.export.kernels.choose.record import ANOTHER_FILE, Entry, Record, check, features, read_record, shipped
+from tsm_edge.files import made_beside
 
 from . import clock
 
@@ -86,9 +87,10 @@ class Tuner:
                 if "another version" not in error.problem:
                     raise InputError(f"{self.path} is in the way of the tuning record", found=error.found,
                                      expected="no file, or an older tuning record",
-                                     do="name another file with --tuning-record") from error
+                                     do=ANOTHER_FILE) from error
         clock.check_place(target, self.tracker, self.key)
-        write_part(self.path, "").unlink()
+        with made_beside(self.path, parents=True, do=ANOTHER_FILE):
+            pass  # where this can be made, the record can
 
     def run(self, program, target, precision="fp32", note=lambda text: None):
         """Measure, write the record and return it, with what an older one in its place knew of other kernels."""

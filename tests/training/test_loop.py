@@ -213,12 +213,6 @@ def test_a_damaged_state_is_refused(tmp_path, damage):
     assert "remove it" in error.value.do
 
 
-def test_leftovers_of_a_killed_run_are_removed(tmp_path):
-    for name in ("last.part-77", "best.pth.77.part", "last.pt.77.part"):
-        (tmp_path / name).write_bytes(b"half")
-    assert not trainer(tmp_path).resume() and list(tmp_path.iterdir()) == []
-
-
 def test_divergence_is_said_at_once(tmp_path):
     t = trainer(tmp_path)
     t._train_step = lambda micro: float("nan")

@@ -59,7 +59,7 @@ def test_a_rename_that_fails_brings_the_old_bundle_back(tmp_path, monkeypatch):
         rename(a, b)
 
     monkeypatch.setattr(folder.os, "rename", failing)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="disk on fire"):
         make_bundle(path, "new")
     assert (path / "model.onnx").read_text() == "old" and beside(path) == []
 

@@ -25,7 +25,7 @@ from tsm_edge.errors import InputError, MissingComponentError  # noqa: E402
 from tsm_edge.export import cli, kernels  # noqa: E402
 from tsm_edge.export.graph import ops  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
-from tsm_edge.export.kernels.calls import make_kernel  # noqa: E402
+from tsm_edge.export.kernels.calls import choose_kernels, make_kernel  # noqa: E402
 from tsm_edge.export.kernels.choose import choices  # noqa: E402
 from tsm_edge.export.kernels.choose import record as records  # noqa: E402
 from tsm_edge.export.kernels.choose.choices import Choices  # noqa: E402
@@ -219,10 +219,11 @@ def test_a_record_gives_the_same_library_each_time_and_the_same_results(tmp_path
     built = []
     for name in ("one", "two"):
         record = tuning.prepare(path, HOST)
-        built.append(build_library(import_onnx(model), graphs.manifest_for(step), HOST, tmp_path / name, tuning=record))
+        chosen = choose_kernels(import_onnx(model), HOST, tuning=record)
+        built.append(build_library(chosen, graphs.manifest_for(step), HOST, tmp_path / name))
     assert built[0].path.read_bytes() == built[1].path.read_bytes()
-    assert any("_with_" in call.symbol for call in built[0].calls)
-    assert "knows 2 kernels of this network and builds 2" in built[0].notes[0]
+    assert any("_with_" in call.kernel.symbol for call in built[0].plan.calls)
+    assert "knows 2 kernels of this network and builds 2" in built[0].chosen.notes[0]
     inputs = graphs.frames_for(model, 3)
     expected, got = graphs.run_onnx(model, inputs), graphs.Library(built[0].path).run(model, inputs)
     for a, b in zip(expected, got):
