@@ -103,7 +103,7 @@ class TvmLibraryModel(Model):
         import_runtime()
         reason = unfit(bundle, LIBRARY)
         if reason:
-            raise BundleError("the bundle cannot run in TVM here", found=reason, expected=f"{LIBRARY} for this machine",
+            raise BundleError("the bundle's library for TVM cannot run here", found=reason, expected=f"{LIBRARY} for this machine",
                               do="export with --runtime tvm (for this machine: --target host), or take another engine")
         path = Path(mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1]))
         self.bundle, self.threads = bundle, threads or bundle.manifest["threads"]
