@@ -115,12 +115,12 @@ def evaluate_emulated(cases, target, tasks=1):
 
     Parameters
     ----------
-    cases : list of (Kernel, dict of tensor name -> array), as for `evaluate.evaluate`.
+    cases : list of (Kernel, dict of tensor name -> array), as for `kernel_here.evaluate`.
     tasks : number of parts that parallel loops are cut into; they run one after the other.
 
     Returns
     -------
-    list of dict of tensor name -> flat array, as from `evaluate.evaluate`.
+    list of dict of tensor name -> flat array, as from `kernel_here.evaluate`.
 
     Raises
     ------

@@ -130,9 +130,3 @@ def with_device(source, folder, **changes):
     shutil.copytree(source, folder)
     write_device(Path(folder) / "device")
     return seal(folder, **changes)
-
-
-def copy_bundle(source, folder, **changes):
-    """A copy to spoil."""
-    shutil.copytree(source, folder)
-    return seal(folder, **changes) if changes else Path(folder)

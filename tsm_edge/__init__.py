@@ -5,7 +5,8 @@
 >>> model = tsm_edge.load("dist/nano")                               # a bundle; needs numpy only
 """
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the one place; setup.cfg reads it here
+
 _FACE = {"create_model": "tsm_edge.models", "load": "tsm_edge.runtimes"}
 
 __all__ = ["__version__", "create_model", "load"]

@@ -51,7 +51,7 @@ def choose_kernels(program, target, precision="fp32", tuning=None):
         In half precision, for an operation that has no kernel of ours.
     """
     choose = Applied(tuning) if tuning else None
-    program = fuse(program, target)
+    program = fuse(program)
     calls, fell_back = [], Counter()
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision, choose)
@@ -71,7 +71,7 @@ def choose_kernels(program, target, precision="fp32", tuning=None):
 def make_kernel(op, shapes, target, precision="fp32", choose=None):
     """The kernel of ours for an operation, or None.
 
-    choose : given the kernel as its cost model has it, returns the kernels.choices.Choices to build it with, or None.
+    choose : given the kernel as its cost model has it, returns the Choices to build it with, or None.
     """
     if isinstance(op, Fallback):
         return None

@@ -42,7 +42,6 @@ class RelaxReport:
     kernels: dict  # kind -> calls in a step
     functions: tuple  # symbols of the TensorIR functions that `main` calls
     fallbacks: list  # as in LibraryReport
-    memory_bytes: int  # of all blocks that one step works in
     audit: Audit
 
     def as_dict(self):
@@ -170,7 +169,7 @@ def build_relax_library(library, manifest, target, workdir, cc=None):
     toolchain.link_shared(compiler, target, [*objects, pack], LIBRARY, workdir, "tvm.map", soname=LIBRARY, closed=False)
     path = workdir / LIBRARY
     return RelaxReport(path, path.stat().st_size, dict(Counter(kernel.kind for _, kernel in calls)),
-                       tuple(sorted({kernel.symbol for _, kernel in calls})), list(library.chosen.fallbacks), plan.arena_bytes,
+                       tuple(sorted({kernel.symbol for _, kernel in calls})), list(library.chosen.fallbacks),
                        audit(path, target, EXPORTS, RUNTIME_SYMBOLS).require())
 
 

@@ -133,7 +133,6 @@ def _all_targets():
 
 
 TARGETS = _all_targets()
-JETSON_NANO = TARGETS["jetson-nano"]
 
 
 def get_target(name):

@@ -66,7 +66,7 @@ def test_a_manifest_that_was_changed_does_not_belong_to_its_library(native_bundl
     manifest = toys.manifest()
     *way, last = path.split(".")
     (manifest[way[0]] if way else manifest)[last] = value
-    folder = toys.copy_bundle(native_bundle, tmp_path / "b", **manifest)
+    folder = toys.seal(shutil.copytree(native_bundle, tmp_path / "b"), **manifest)
     with pytest.raises(BundleError, match=f"(?s)belong together.*{last}"):
         load(folder, backend)
 

@@ -1,8 +1,8 @@
 """Changes to training clips. A clip is uint8 RGB [T, h, w, 3]; every frame of a clip is changed alike.
 
-A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: `Mirror`, which
-turns directions around, changes the label with the picture, by a declared map, and leaves clips alone whose opposite is not
-among the classes. `hands`, None or float32 [T, 20] as in `gestures_targets`, is changed in place with the picture.
+A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: `Mirror` changes the label with
+the picture, by a declared map, and leaves clips alone whose opposite is not among the classes. `hands`, None or float32
+[T, 20] as in gestures/targets.py, is changed in place with the picture.
 """
 import re
 

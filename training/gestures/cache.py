@@ -2,7 +2,7 @@
 
 A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
 (start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 20] (the hand in every frame, for
-an auxiliary loss: see `gestures_targets`) and `cache.json` (what was asked for). It is made beside its place and renamed: a
+an auxiliary loss: see targets.py) and `cache.json` (what was asked for). It is made beside its place and renamed: a
 cache that exists is complete.
 
     python -m tsm_edge.training.gestures.cache --output runs/train --split train --clips-per-class 200 --workers 2
@@ -153,7 +153,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
 
         _render_jobs(jobs, workers, count)
         (part / "cache.json").write_bytes(json.dumps(asked, indent=1).encode())
-        part.rename(path)
+        part.replace(path)
     return CachedClips(path)
 
 

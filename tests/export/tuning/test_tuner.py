@@ -49,7 +49,7 @@ def network():
 
 def kernels_of(step, target=HOST):
     """{symbol: kernel} of the kernels that have something to choose."""
-    found = [make_kernel(op, step.shapes, target) for op in kernels.fuse(step, target).ops]
+    found = [make_kernel(op, step.shapes, target) for op in kernels.fuse(step).ops]
     return {kernel.symbol: kernel for kernel in found if kernel is not None and kernel.kind in choices.OF_KIND}
 
 
@@ -203,7 +203,7 @@ def test_results_that_differ_are_noticed_where_kernels_are_timed(network):
     args = tuple(replace(arg, array=arg.array + 0.5) if hasattr(arg, "array") else arg for arg in kernel.args)
     other = replace(kernel, symbol=symbol + "_other", args=args)
     step = network[1]
-    outputs = next(tuning._outputs(op) for op in kernels.fuse(step, HOST).ops
+    outputs = next(tuning._outputs(op) for op in kernels.fuse(step).ops
                    if make_kernel(op, step.shapes, HOST).symbol == symbol)
     same, changed = measure.measure([kernel, other], outputs, HOST, rounds=1)
     assert same.agrees and not changed.agrees

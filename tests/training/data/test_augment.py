@@ -4,7 +4,7 @@ import pytest
 
 from tsm_edge.errors import InputError
 from tsm_edge.training.data import augment
-from tsm_edge.training.gestures.clips import CLASSES, MIRRORED
+from tsm_edge.training.gestures.clips import CLASSES, MIRRORED, REVERSED
 
 
 def ramp(t=4, h=20, w=30, seed=0):
@@ -21,6 +21,12 @@ def test_mirrored_clips_carry_the_mirrored_label():
         assert np.array_equal(turned, clip[:, :, ::-1])
     assert table[CLASSES.index("Swiping Left")] == CLASSES.index("Swiping Right")
     assert table[CLASSES.index("Swiping Up")] == CLASSES.index("Swiping Up")
+
+
+def test_the_opposite_of_a_class_is_what_it_looks_like_backwards():
+    table = augment.backwards_map(CLASSES)
+    inwards, outwards = "Zooming In With Full Hand", "Zooming Out With Full Hand"
+    assert CLASSES[table[CLASSES.index(inwards)]] == outwards == REVERSED[inwards]
 
 
 def test_a_class_without_its_opposite_is_never_mirrored():
