@@ -81,6 +81,11 @@ class Played:
     def stream(self, colour="RGB"):
         return self
 
+    def events(self):
+        from tsm_edge.runtimes.events import GestureEvents
+
+        return GestureEvents.of(self)
+
     def step(self, frame, *times):
         self.given.append((frame, *times))
         return type("Result", (), {"label": "a", "score": 1.0, "logits": np.zeros(2), "skipped": False, "reset": False})()
