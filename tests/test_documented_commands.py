@@ -1,4 +1,4 @@
-"""Every command line in README.md, docs/ and --help is one that the real parsers take, and every option named exists."""
+"""Every command line on the pages and in --help is one that the real parsers take, and every option named exists."""
 import argparse
 import configparser
 import importlib.util
@@ -13,7 +13,7 @@ pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = ROOT / "runtimes" / "device"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tsm_edge" / "weights" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOREIGN = ("torchrun", "pytest", "pip", "ruff", "tensorboard", "python -m tvm", "git", "v4l2-ctl")
 
 
@@ -89,7 +89,10 @@ def command_of(words):
 
 def commands_in(lines):
     """Commands of ours in lines of shell: comments are left out, continued lines joined, && and | end a command."""
-    for line in "\n".join(lines).replace("\\\n", " ").replace("&&\n", "&& ").splitlines():
+    text = "\n".join(lines).replace("\\\n", " ").replace("&&\n", "&& ")
+    for name, value in re.findall(r'^([A-Z]+)="(.*)"$', text, re.M):
+        text = text.replace("$" + name, value)
+    for line in text.splitlines():
         words = shlex.split(line, comments=True) if re.search(r"tsm|\.py\b", line) else []
         part = []
         for word in [*words, "&&"]:
@@ -142,6 +145,15 @@ def test_examples_in_the_help_are_taken_by_the_parser(parse, capsys, command):
             parse(example, arguments)
         except SystemExit:
             pytest.fail(f"{shlex.join([example, *arguments])}\n{capsys.readouterr().err}")
+
+
+def test_each_command_has_its_part_of_the_page_with_two_examples():
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    parts = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", page, re.S | re.M))
+    assert set(parts) == set(SCRIPTS)
+    for command, part in parts.items():
+        examples = [found for found, _ in commands_in(shell_blocks(part)) if found == command]
+        assert len(examples) >= 2, f"{command}: {len(examples)} examples"
 
 
 def options_of(parser):

@@ -89,15 +89,15 @@ def _put_in_place(new, output, old):
     if output.exists() and not os.listdir(output):
         output.rmdir()  # Windows renames over nothing, be it empty
     if not output.exists():
-        os.rename(new, output)
+        os.replace(new, output)
         return
     if _exchange(new, output):
         return
-    os.rename(output, old)
+    os.replace(output, old)
     try:
-        os.rename(new, output)
+        os.replace(new, output)
     except BaseException:
-        os.rename(old, output)
+        os.replace(old, output)
         raise
 
 

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 
+from tsm_edge import __version__
+
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime >= 1.13 and by every other engine in use
 
 
@@ -101,7 +103,7 @@ def _sign(model, step_net):
 
     graph = model.graph
     graph.name, graph.doc_string = "step", ""
-    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", _version(), "", ""
+    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", __version__, "", ""
     model.ir_version = IR_VERSION
     del model.opset_import[:], model.metadata_props[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
@@ -138,12 +140,3 @@ def _without_copies(nodes, ends, values):
             other.input[:] = [new if name == old else name for name in other.input]
             other.output[:] = [new if name == old else name for name in other.output]
     return result
-
-
-def _version():
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tsm-edge")
-    except PackageNotFoundError:
-        return ""

@@ -62,7 +62,7 @@ def emulator(target, static=False):
     if command is None:
         missing = f"{name} is not installed (Debian and Ubuntu: apt install qemu-user)"
         return _unicorn(target, missing) if static else (None, missing)
-    cpus = subprocess.run([command, "-cpu", "help"], capture_output=True, text=True).stdout.split()
+    cpus = subprocess.run([command, "-cpu", "help"], capture_output=True, encoding="utf-8").stdout.split()
     cpu = target.emulator_cpu if target.emulator_cpu in cpus else "max"
     return [command, "-cpu", cpu], f"under {name} -cpu {cpu}"
 

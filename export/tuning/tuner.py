@@ -10,6 +10,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 
+from tsm_edge import __version__
 from tsm_edge.errors import InputError
 from tsm_edge.export.kernels.choose import choices as choosing
 from tsm_edge.export.kernels.choose.choices import Choices
@@ -183,7 +184,7 @@ def _short(seconds):
 def _versions():
     from importlib.metadata import version
 
-    return {"apache-tvm": version("apache-tvm"), "tsm-edge": version("tsm-edge")}
+    return {"apache-tvm": version("apache-tvm"), "tsm-edge": __version__}
 
 
 def _tasks(program, target, precision):

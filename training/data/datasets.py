@@ -220,7 +220,7 @@ class ClipDataset:
                                      do="repair it or take it out of the data set") from error
                 self._bad[at] = str(error)
                 # one short write each: workers may share the file
-                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as out:
+                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8", newline="\n") as out:
                     out.write(json.dumps([self.items[at].path, str(error)]) + "\n")
                 if self.unreadable == "none":
                     return None

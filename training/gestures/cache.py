@@ -153,7 +153,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
 
         _render_jobs(jobs, workers, count)
         (part / "cache.json").write_bytes(json.dumps(asked, indent=1).encode())
-        part.rename(path)
+        part.replace(path)
     return CachedClips(path)
 
 
