@@ -215,10 +215,10 @@ def _next_commands(report):
     if report.library.endswith(".a"):
         return [f"more {quote(os.path.join(report.output, 'README.md'))}      # two lines of CMake put it into an app"]
     name = Path(report.output).name
-    there, bundle = (quote(shlex.quote(path)) for path in (f"{name}/device/tsm_device.py", name))  # two shells read it
-    tvm = [f"ssh USER@BOARD tsm-verify {bundle} --backend tvm      # with tsm-edge and apache-tvm there"] if report.tvm else []
+    there = quote(shlex.quote(f"{name}/device/tsm_edge.pyz"))  # two shells read it
+    tvm = [f"ssh USER@BOARD python3 {there} verify --backend tvm      # with apache-tvm there"] if report.tvm else []
     return [f"scp -r {folder} USER@BOARD:",
-            f"ssh USER@BOARD python3 {there} --verify",
+            f"ssh USER@BOARD python3 {there} verify",
             *tvm,
             f"tsm-demo {folder} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
 

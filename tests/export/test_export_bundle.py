@@ -77,7 +77,8 @@ def test_the_bundle_is_verified_in_all_three_ways(made):
 def test_the_bundle_holds_what_its_manifest_lists_and_no_more(made):
     found = {Path(base, file).relative_to(made.path).as_posix() for base, _, files in os.walk(made.path) for file in files}
     assert found == {entry["path"] for entry in made.manifest["files"]} | {"manifest.json"}
-    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_device.py"} <= found
+    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_edge.pyz", "device/tsm_device.py"} \
+        <= found
     for entry in made.manifest["files"]:
         data = (made.path / entry["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])

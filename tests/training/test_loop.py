@@ -13,7 +13,8 @@ from tsm_edge import create_model  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.training import loop  # noqa: E402
-from tsm_edge.training.loop import Batches, Options, Trainer, evaluate_clips, frame_targets, learning_rate, normalise  # noqa: E402
+from tsm_edge.training.batches import Batches, frame_targets, normalise  # noqa: E402
+from tsm_edge.training.loop import Options, Trainer, evaluate_clips, learning_rate  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

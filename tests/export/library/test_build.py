@@ -16,6 +16,9 @@ for package in ("onnx", "onnxruntime", "tvm", "ziglang"):
 if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
     pytest.skip("libraries for this machine are made on Linux on x86-64 or aarch64", allow_module_level=True)
 
+import step_graphs as graphs  # noqa: E402
+import step_runs as runs  # noqa: E402
+
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
 from tsm_edge.export.kernels import calls  # noqa: E402
@@ -27,10 +30,6 @@ from tsm_edge.export.library.build import build_library  # noqa: E402
 from tsm_edge.export.library.elf import read_elf  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
-graphs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graphs)
-
 
 def without_kernels(monkeypatch):
     monkeypatch.setattr(calls, "build", lambda *arguments: None)
@@ -41,12 +40,12 @@ def build(model, folder, target="host", **manifest):
     program = import_onnx(model)
     target = get_target(target)
     chosen = choose_kernels(program, target, manifest.get("precision", "fp32"))
-    return build_library(chosen, graphs.manifest_for(program, **manifest), target, folder)
+    return build_library(chosen, runs.manifest_for(program, **manifest), target, folder)
 
 
 def assert_computes(model, library, frames=3):
-    inputs = graphs.frames_for(model, frames)
-    expected, got = graphs.run_onnx(model, inputs), graphs.Library(library.path).run(model, inputs)
+    inputs = runs.frames_for(model, frames)
+    expected, got = runs.run_onnx(model, inputs), runs.Library(library.path).run(model, inputs)
     for frame, (a, b) in enumerate(zip(expected, got)):
         assert set(a) == set(b)
         for name in a:
@@ -101,7 +100,7 @@ def test_report_adds_up(odd):
 
 
 def test_library_carries_names_and_manifest(odd):
-    library = graphs.Library(odd[1].path)
+    library = runs.Library(odd[1].path)
     assert library.classes() == ['a "b" \\c', "é?", "??=", "0", "1"]
     manifest = json.loads(library.info.manifest)
     assert manifest["name"] == library.info.name.decode() == "odd" and manifest["input"]["shorter_side"] == 256
@@ -130,16 +129,16 @@ def test_library_shows_only_the_runtimes_functions(odd):
 
 
 BUILD_IN_ANOTHER_PROCESS = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("step_graphs", sys.argv[1])
-graphs = importlib.util.module_from_spec(spec); spec.loader.exec_module(graphs)
+import sys
+sys.path.insert(0, sys.argv[1])
+import step_graphs as graphs, step_runs as runs
 from tsm_edge.export.kernels.calls import choose_kernels
 from tsm_edge.export.library.build import build_library
 from tsm_edge.export.graph.to_ops import import_onnx
 from tsm_edge.export.targets.boards import get_target
 program = import_onnx(graphs.CASES[sys.argv[2]]()[0])
 target = get_target(sys.argv[3])
-build_library(choose_kernels(program, target), graphs.manifest_for(program), target, sys.argv[4])
+build_library(choose_kernels(program, target), runs.manifest_for(program), target, sys.argv[4])
 """
 
 
@@ -148,7 +147,7 @@ def test_equal_inputs_give_equal_bytes_in_another_process_and_folder(tmp_path):
     here = build(model, tmp_path / "here").path.read_bytes()
     folder = tmp_path / "another" / "place"
     environment = {**__import__("os").environ, "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", BUILD_IN_ANOTHER_PROCESS, graphs.__file__, "squeeze_and_excite", "host",
+    subprocess.run([sys.executable, "-c", BUILD_IN_ANOTHER_PROCESS, str(Path(graphs.__file__).parent), "squeeze_and_excite", "host",
                     str(folder)], check=True, env=environment)  # its words are shown by pytest
     assert (folder / "libtsm_model.so").read_bytes() == here
 
@@ -219,7 +218,7 @@ def test_library_that_asks_for_too_much_is_refused(tmp_path, monkeypatch):
     old = dataclasses.replace(get_target("host"), libc="glibc 2.3")
     monkeypatch.setattr(compiling.toolchain, "find_compiler", lambda target, cc=None: find(get_target("host")))
     with pytest.raises(CheckFailedError) as error:
-        build_library(choose_kernels(program, old), graphs.manifest_for(program), old, tmp_path)
+        build_library(choose_kernels(program, old), runs.manifest_for(program), old, tmp_path)
     assert "newer than glibc 2.3" in error.value.found and error.value.do
 
 
