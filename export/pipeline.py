@@ -125,7 +125,7 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     output : path or None
         Folder of the bundle; dist/<target> when None. Replaced if it is a bundle, refused if it is anything else.
     name, classes, input_size, **description :
-        What the manifest says; default: what the network says of itself (`net.tsm_info`). input_size: (width, height).
+        What the manifest says; default: what the network's card says (`net.card`, see `tsm_edge.card`). input_size: (width, height).
     precision : "fp32" or "fp16"
     threads : int or None
         Default number of threads on the device; the target's when None.

@@ -6,12 +6,7 @@ from tsm_edge.errors import InputError
 from .device.tsm_device import DeviceError, Event
 from .device.tsm_device import GestureEvents as _GestureEvents
 
-__all__ = ["Event", "GestureEvents", "JESTER_DEMO"]
-
-# The smoothing of the published online demo for its 27 Jester classes: the logits of 12 frames summed; both directions
-# of rolling and turning a hand, and pulling it in, are masked; "Doing other things" counts as "No gesture".
-JESTER_DEMO = {"window": 12, "hold": 2, "on": 0.0, "off": 0.0, "merge": {"0": 2}, "ignore": [7, 8, 21, 22, 3],
-               "background": [2]}
+__all__ = ["Event", "GestureEvents"]
 
 
 class GestureEvents(_GestureEvents):

@@ -21,7 +21,7 @@ def runtime_folder(name):
 def notes_of(step):
     """What the report says of a step network besides numbers."""
     alone = ["nothing is shifted in this network: it judges every frame by itself"]
-    return [*(step.tsm_info.get("notes") or []), *([] if step.cache_specs else alone)]
+    return [*step.card.notes, *([] if step.cache_specs else alone)]
 
 
 def fill_folder(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes, relax=None):

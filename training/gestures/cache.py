@@ -24,11 +24,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tsm_edge.card import background_of
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 from tsm_edge.training.parts import part_of, remove_dead
 
-from .clips import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
+from .clips import CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
 
 VERSION = 3  # of the generator: raise it when the same seed gives other pictures
 
@@ -284,7 +285,7 @@ class CachedStream:
     @property
     def events(self):
         """The intervals that are gestures, not background."""
-        return [e for e in self.intervals if e["label"] not in BACKGROUND_CLASSES]
+        return [e for e in self.intervals if not background_of([e["label"]])]
 
 
 def main(argv=None):
