@@ -9,7 +9,7 @@ import math
 
 from torch import nn
 
-from .card import check
+from .card import Card, check
 from .cli import choose
 from .errors import InputError
 
@@ -60,7 +60,9 @@ class InvertedResidual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A network that carries a card: `card`, what it is (set by `create_model`)."""
+    """A network with a card, which `create_model` fills in."""
+
+    card = Card()
 
     @property
     def tsm_info(self):

@@ -249,9 +249,8 @@ class Card(Mapping):
 
 
 def amend(net, **changes):
-    """Change what a network says of itself, where it says it: its card, or a plain dict `tsm_info` of its own."""
-    card, info = Card.of(net).but(**changes), getattr(net, "tsm_info", None)
-    if isinstance(info, dict) and not isinstance(getattr(net, "card", None), Card):
-        info.update(changes)
+    """Change what a network says of itself: its card, or, of a network of one's own that has none, `tsm_info`."""
+    if isinstance(getattr(net, "card", None), Card):
+        net.card = net.card.but(**changes)
     else:
-        net.card = card
+        net.tsm_info = {**(getattr(net, "tsm_info", None) or {}), **changes}
