@@ -180,7 +180,7 @@ def _agreement(engines, frames, tolerance):
 
 def _cold(name, bundle, threads, folder):
     command = [sys.executable, "-m", "tsm_edge.benchmarks.cold", name, str(bundle.folder), str(threads), str(folder)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     if run.returncode:
         return {"first_result_ms": None, "peak_memory_mib": None}
     return json.loads(run.stdout.strip().splitlines()[-1])

@@ -36,7 +36,7 @@ def main(argv):
 
 def _peak_mib():
     # not getrusage: its figure starts with that of the process we were forked from
-    with open("/proc/self/status") as status:
+    with open("/proc/self/status", encoding="utf-8") as status:
         return next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
 
 

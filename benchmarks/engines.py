@@ -84,7 +84,7 @@ def measured_peak():
                 except OSError:
                     break
                 if built.returncode == 0:
-                    rate = float(subprocess.run([program], capture_output=True, text=True, check=True).stdout.split()[0])
+                    rate = float(subprocess.run([program], capture_output=True, encoding="utf-8", check=True).stdout.split()[0])
                     best = max(best or 0.0, rate)
                     break
     return best

@@ -11,7 +11,7 @@ _TELLING = ("avx2", "avx512f", "avx512_vnni", "fma", "asimd", "neon", "asimdhp",
 
 def _cpuinfo():
     try:
-        return Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return ""
 
@@ -32,7 +32,7 @@ def environment(packages=()):
         "cpu": info.get("model name") or info.get("hardware") or platform.processor() or platform.machine(),
         "features": [f for f in _TELLING if f in flags],
         "cores": os.cpu_count(),
-        "governor": governor.read_text().strip() if governor.exists() else "not readable",
+        "governor": governor.read_text(encoding="utf-8").strip() if governor.exists() else "not readable",
         "load": [round(v, 2) for v in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "python": platform.python_version(),

@@ -91,7 +91,7 @@ def build_driver(kernels, target, folder, tasks=1):
     with tvm.transform.PassContext(opt_level=3):
         library = tvm.compile(tvm.IRModule({k.symbol: k.func for k in kernels}), target=target.tvm_target())
     library.mod.write_to_file(str(folder / "kernels.o"), "o")
-    (folder / "kernels.s").write_text(library.mod.inspect_source("asm"))
+    (folder / "kernels.s").write_text(library.mod.inspect_source("asm"), encoding="utf-8")
     lines, jobs = [], []
     for symbol in sorted({k.symbol for k in kernels}):
         lines.append(f"int __tvm_ffi_{symbol}(void *, const tsm_ffi_any *, int32_t, tsm_ffi_any *);")
@@ -104,7 +104,7 @@ def build_driver(kernels, target, folder, tasks=1):
         jobs.append(f"{{__tvm_ffi_{kernel.symbol}, {len(kernel.args)}, tensors{number}}}")
     lines.append(f"static const job jobs[] = {{{', '.join(jobs)}}};")
     source = _DRIVER.replace("CASES", "\n".join(lines), 1).replace("TASKS", str(tasks))
-    (folder / "driver.c").write_text(source)
+    (folder / "driver.c").write_text(source, encoding="utf-8")
     command = [compiler, "-O1", "-w", "-static", f"-I{FOLDER}", "driver.c", "kernels.o", "-lm", "-o", "driver"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "driver"
@@ -115,12 +115,12 @@ def evaluate_emulated(cases, target, tasks=1):
 
     Parameters
     ----------
-    cases : list of (Kernel, dict of tensor name -> array), as for `evaluate.evaluate`.
+    cases : list of (Kernel, dict of tensor name -> array), as for `kernel_here.evaluate`.
     tasks : number of parts that parallel loops are cut into; they run one after the other.
 
     Returns
     -------
-    list of dict of tensor name -> flat array, as from `evaluate.evaluate`.
+    list of dict of tensor name -> flat array, as from `kernel_here.evaluate`.
 
     Raises
     ------

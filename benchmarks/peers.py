@@ -113,10 +113,10 @@ class Ncnn(Peer):
 
     def __init__(self, model, workdir, threads):
         self.ncnn = _need("ncnn", self.package)
-        _need("pnnx", "pnnx")
+        pnnx = _need("pnnx", "pnnx").EXEC_PATH
         source = workdir / "ncnn.onnx"
         source.write_bytes(model.onnx_path.read_bytes())
-        _convert([str(Path(sys.executable).parent / "pnnx"), source.name, "fp16=0"], workdir, workdir / "ncnn.ncnn.param", self.name)
+        _convert([pnnx, source.name, "fp16=0"], workdir, workdir / "ncnn.ncnn.param", self.name)
         self.net = self.ncnn.Net()
         for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
             setattr(self.net.opt, option, False)  # its default halves the precision of what is compared
@@ -234,7 +234,7 @@ def reuse_conversions():
 def _convert(command, workdir, product, name):
     if _reuse and product.exists():
         return
-    run = subprocess.run(command, cwd=workdir, capture_output=True, text=True)
+    run = subprocess.run(command, cwd=workdir, capture_output=True, encoding="utf-8", errors="replace")
     if run.returncode or not product.exists():
         lines = (run.stdout + run.stderr).strip().splitlines()[-5:]
         raise CheckFailedError(f"{name}'s converter failed on the step graph", found=" | ".join(lines) or "no output",

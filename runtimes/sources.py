@@ -1,14 +1,13 @@
 """Where frames come from: cameras, network streams, files. One address, one Source.
 
-The demo and tsm-record open the same addresses here. Rendered gestures, test://LABEL, are brought by the caller, as the
-renderer belongs to the training package. OpenCV is imported when something is opened.
+The demo and tsm-record open the same addresses here. OpenCV is imported when something is opened.
 """
-from __future__ import annotations
-
 import glob
+import importlib
 import math
 import os
 import re
+import sys
 import time
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -23,6 +22,8 @@ _CSI = ("nvarguscamerasrc sensor-id={index} ! video/x-raw(memory:NVMM), width=(i
         "framerate=(fraction){fps}/1 ! nvvidconv flip-method={flip} ! video/x-raw, format=(string)BGRx ! videoconvert ! "
         "video/x-raw, format=(string)BGR ! appsink drop=true max-buffers=1 sync=false")
 STREAMS = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp")
+# scheme -> "module:class" of a source that lies above this package; called with (rest of the address, size, fps, flip, **more)
+BY_NAME = {"test": "tsm_edge.training.gestures.source:RenderedSource"}
 EXPECTED = "0, /dev/video0, csi://0, rtsp://HOST/PATH, file://clip.mp4, clip.mp4 or test://LABEL"
 
 
@@ -126,7 +127,7 @@ def kind_of(address):
         return "stream"
     if scheme == "v4l2" or re.fullmatch(r"\d+", address) or address.startswith("/dev/video"):
         return "camera"
-    return choose(scheme, ["file", "csi", "test", "v4l2", *STREAMS], "kind of source") if scheme else "file"
+    return choose(scheme, ["file", "csi", "v4l2", *BY_NAME, *STREAMS], "kind of source") if scheme else "file"
 
 
 def file_of(address):
@@ -136,7 +137,8 @@ def file_of(address):
     if "://" not in address:
         return address
     parts = urlparse(address)
-    return unquote(parts.netloc + parts.path)
+    path = unquote(parts.netloc + parts.path)
+    return path.lstrip("/") if os.name == "nt" and re.match("/[A-Za-z]:", path) else path  # file:///C:/clip.mp4
 
 
 def masked(address):
@@ -169,7 +171,7 @@ def asked_for(options):
     return {"width": options.input_width, "height": options.input_height, "fps": options.input_rate, "flip": options.input_flip}
 
 
-def open_source(address, *, width=None, height=None, fps=None, flip="none", rendered=None):
+def open_source(address, *, width=None, height=None, fps=None, flip="none", **more):
     """Open what an address names.
 
     Parameters
@@ -182,9 +184,8 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none", rend
         Frame rate to ask a camera for.
     flip : str
         One of FLIPS.
-    rendered : callable or None
-        rendered(label, size, fps, flip) -> Source, for test://LABEL; size is (width, height) or None, fps a float or None.
-        None: there are no rendered gestures here.
+    **more :
+        What a source of the table BY_NAME takes beside: seed, seconds for test://.
 
     Returns
     -------
@@ -204,11 +205,10 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none", rend
     if fps is not None and not (math.isfinite(fps) and 0 < fps <= 1000):
         raise InputError("the frame rate cannot be used", found=str(fps), expected="above 0, up to 1000", do="leave --input-rate out")
     size, kind = (width, height) if width else None, kind_of(address)
-    if kind == "test":
-        if rendered is None:
-            raise InputError("there are no rendered gestures here", found=address, expected="a camera, a stream or a file",
-                             do="try tsm-demo, which has them")
-        return rendered(unquote(address[len("test://"):]), size, fps, flip)
+    if kind in BY_NAME:
+        return _by_name(kind)(unquote(address.split("://", 1)[1]), size, fps, flip, **more)
+    if more:
+        raise TypeError(f"{kind} sources do not take {', '.join(more)}")
     if kind == "csi":
         return _open_csi(address, size, fps, flip)
     if kind == "stream":
@@ -216,6 +216,15 @@ def open_source(address, *, width=None, height=None, fps=None, flip="none", rend
     if kind == "camera":
         return _open_camera(address.replace("v4l2://", ""), size, fps, flip)
     return _open_file(file_of(address), size, flip)
+
+
+def _by_name(scheme):
+    module, name = BY_NAME[scheme].split(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise MissingComponentError(f"{scheme}:// sources cannot be loaded", found=str(error), expected=f"{module} with OpenCV",
+                                    do="pip install 'tsm-edge[train]', or give a camera or a file") from error
 
 
 def _open_file(path, size, flip):
@@ -235,17 +244,19 @@ def _open_file(path, size, flip):
 
 def _open_camera(address, size, fps, flip):
     cv2 = import_cv2()
-    there = sorted(glob.glob("/dev/video*"))
+    there = ""
+    if sys.platform.startswith("linux"):
+        names = sorted(glob.glob("/dev/video*"))
+        there = f"; there are {', '.join(names)}" if names else "; no /dev/video* at all"
     if address.startswith("/dev/") and not os.path.exists(address):
-        raise InputError("there is no such camera", found=f"no {address}; " + (f"there are {', '.join(there)}" if there else
-                         "no /dev/video* at all"), expected=EXPECTED, do="plug the camera in; v4l2-ctl --list-devices names them")
+        raise InputError("there is no such camera", found=f"no {address}{there}", expected=EXPECTED,
+                         do="plug the camera in; v4l2-ctl --list-devices names them" if there else "cameras are numbers here: --source 0")
     which = int(address) if address.isdigit() else address
     capture = _quietly(cv2, lambda: cv2.VideoCapture(which))
     if not capture.isOpened():
-        found = f"camera {address} does not open; " + (f"there are {', '.join(there)}" if there else "no /dev/video* at all")
-        raise InputError("the camera cannot be opened", found=found, expected=EXPECTED,
-                         do="see that it is plugged in, that no other program uses it, and that you may read it "
-                            "(group video); or give a video file")
+        may = "you may read it (group video)" if there else "the system's settings let programs use it"
+        raise InputError("the camera cannot be opened", found=f"camera {address} does not open{there}", expected=EXPECTED,
+                         do=f"see that it is plugged in, that no other program uses it, and that {may}; or give a video file")
     if size:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
@@ -279,7 +290,8 @@ def _open_csi(address, size, fps, flip):
 
 def _open_stream(address, flip):
     cv2 = import_cv2()
-    capture = _quietly(cv2, lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG))
+    reader = cv2.CAP_FFMPEG if re.search(r"FFMPEG:\s+YES", cv2.getBuildInformation()) else cv2.CAP_ANY
+    capture = _quietly(cv2, lambda: cv2.VideoCapture(address, reader))
     if not capture.isOpened():
         raise InputError("the stream cannot be opened", found=masked(address),
                          expected="a stream that answers", do="try the address in a player; check user, password and path")

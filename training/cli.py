@@ -2,8 +2,8 @@
 import importlib
 import os
 
-from ..cli import run
-from ..errors import MissingComponentError
+from tsm_edge.cli import run
+from tsm_edge.errors import MissingComponentError
 
 _PACKAGES = {"cv2": "opencv-python-headless", "torch": "torch", "rich": "rich", "tensorboard": "tensorboard",
              "matplotlib": "matplotlib"}

@@ -9,8 +9,8 @@ def open_network(path):
     ------
     CheckpointError
     """
-    from ..checkpoints import load_checkpoint
-    from ..models import create_model
+    from tsm_edge.checkpoints import load_checkpoint
+    from tsm_edge.models import create_model
 
     card = load_checkpoint(path).card
     return create_model(card.name, checkpoint=path, shift=card.shift if "shift" in card.said else "online").eval()

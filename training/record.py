@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -16,13 +15,14 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened i
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
+from tsm_edge.cli import choose  # noqa: E402
+from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.files import made_beside  # noqa: E402
+from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
+from tsm_edge.shell import quote  # noqa: E402
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
+from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
-
-from ..cli import choose  # noqa: E402
-from ..errors import InputError  # noqa: E402
-from ..runtimes.sources import add_options, asked_for, flip_frame, kind_of, masked, open_source  # noqa: E402
-from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
   tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
@@ -35,6 +35,7 @@ then: tsm-train --init default --data clips/ --output runs/mine
 Make the whole movement once in each clip. Vary place, light, distance and background: ten clips alike teach as much as one.
 """
 RENDERED_FPS, RENDERED_SIZE = 15.0, (320, 240)
+RENDERED_SEED = SPLITS["test"][0] + 3_000_000
 
 
 def parser():
@@ -56,7 +57,7 @@ def parser():
 
 
 def main(argv=None):
-    from ..cli import run
+    from tsm_edge.cli import run
 
     run(_main, argv)
 
@@ -84,7 +85,7 @@ def _main(argv):
     if args.json:
         print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
     else:
-        print(f"next: the other classes, then tsm-train --init default --data {args.output} --output runs/mine")
+        print(f"next: the other classes, then tsm-train --init default --data {quote(str(args.output))} --output runs/mine")
     print(f"PASSED {len(made)} clips in {folder}", file=sys.stderr if args.json else sys.stdout)
     return 0
 
@@ -126,13 +127,9 @@ def class_folder(root, label):
     try:
         (root / label).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(root, error) from error
+        raise InputError(f"no clips can be written to {root}", found=str(error), do="check --output",
+                         expected="a folder that can be written to, and room there") from error
     return root / label
-
-
-def _not_writable(folder, error):
-    return InputError(f"no clips can be written to {folder}", found=str(error), expected="a folder that can be written to, and room there",
-                      do="check --output")
 
 
 def write_clip(folder, frames, fps):
@@ -149,13 +146,7 @@ def write_clip(folder, frames, fps):
     Path
     """
     folder = Path(folder)
-    part = folder / part_of("")
-    try:
-        remove_dead(folder, "")
-        part.mkdir(exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    try:
+    with made_beside(folder / "clip.mp4") as part:
         film = part / "clip.mp4"
         height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # the codec wants even sides
         encode(film, [frame[:height, :width] for frame in frames], fps, f"the clip in {folder}")
@@ -172,8 +163,6 @@ def write_clip(folder, frames, fps):
                     os.replace(film, path)
                     return path
                 number += 1
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def next_number(folder):
@@ -192,7 +181,7 @@ def _source(args):
                          found=f"--start {args.start} --end {args.end} with {masked(args.source)}",
                          expected="--seconds and --count", do="leave --start and --end out")
     if kind == "test":
-        return open_source(args.source, **asked_for(args), rendered=lambda name, *asked: _rendered(args, gesture_of(name), *asked))
+        return _rendered(args)
     if kind == "file":
         return _from_file(args, open_source(args.source, **asked_for(args)))
     source = open_source(args.source, **asked_for(args))
@@ -204,22 +193,14 @@ def _source(args):
     return _from_camera(args, source)
 
 
-def gesture_of(name):
-    """The rendered gesture that a test:// address names."""
-    from tsm_edge.training.gestures.clips import CLASSES
-
-    known = {slug(c): c for c in CLASSES}
-    return known.get(slug(name)) or choose(slug(name), known, "gesture")
-
-
-def _rendered(args, label, size, fps, flip):
-    from tsm_edge.training.gestures.clips import SPLITS, render_clip
-
-    size, fps, seconds = size or RENDERED_SIZE, fps or RENDERED_FPS, args.seconds or 3.0
-    taken = next_number(Path(args.output) / args.label)  # a second call renders others
-    for k in range(args.count or 10):
-        frames = render_clip(label, max(2, round(seconds * fps)), size, SPLITS["test"][0] + 3_000_000 + taken + k, fps)
-        yield [shrink(flip_frame(frame, flip), args.shorter_side) for frame in frames], fps
+def _rendered(args):
+    asked = asked_for(args)
+    if not asked["width"] and not asked["height"]:
+        asked["width"], asked["height"] = RENDERED_SIZE
+    seed = RENDERED_SEED + next_number(Path(args.output) / args.label)  # a second call renders others
+    source = open_source(args.source, **{**asked, "fps": asked["fps"] or RENDERED_FPS}, seed=seed, seconds=args.seconds or 3.0)
+    return (([shrink(source.read()[0][..., ::-1], args.shorter_side) for _ in range(source.length)], source.fps)
+            for _ in range(args.count or 10))
 
 
 def clip_seconds(args):

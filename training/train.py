@@ -16,6 +16,7 @@ from pathlib import Path
 from tsm_edge.card import Card, background_of, parse_size
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
+from tsm_edge.shell import quote
 
 EXAMPLES = """examples:
   tsm-train --data gestures --output runs/gestures            the rendered gestures, from scratch
@@ -84,7 +85,7 @@ def parser():
 
 
 def main(argv=None):
-    from ..cli import run
+    from tsm_edge.cli import run
 
     run(_main, argv)
 
@@ -141,7 +142,7 @@ def _main(argv):
         say("note: --mixed-precision has no effect without a GPU")
 
     def save(path, network, metrics):
-        from ..checkpoints import save_checkpoint
+        from tsm_edge.checkpoints import save_checkpoint
 
         save_checkpoint(path, network, training=record, metrics=metrics)
 
@@ -169,9 +170,11 @@ def _main(argv):
         dist.destroy_process_group()
     if chief:
         final = folder / "final.pth"
+        target = "host" if sys.platform.startswith("linux") else "jetson-nano"  # the host target is Linux's
         loss = trainer.history[-1] if trainer.history else None
         result = {"checkpoint": str(final), "validation_top1": accuracy, "loss": loss, "steps": trainer.step, "classes": classes}
-        print(json.dumps(result) if args.json else f"checkpoint {final}\nnext: tsm-export --checkpoint {final} --target host")
+        said = f"checkpoint {final}\nnext: tsm-export --checkpoint {quote(str(final))} --target {target}"
+        print(json.dumps(result) if args.json else said)
         measured = "" if accuracy is None else f", validation top-1 {accuracy:.2%}"
         verdict = f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured
         print(verdict, file=sys.stderr if args.json else sys.stdout)
@@ -213,7 +216,7 @@ def pick_device(name):
 
 def _fingerprint_of(init):
     """Name and digest of the checkpoint that --init names."""
-    from ..default import default_checkpoint
+    from tsm_edge.default import default_checkpoint
 
     digest = hashlib.sha256(Path(default_checkpoint() if init == "default" else init).read_bytes()).hexdigest()
     return f"{Path(init).name} {digest[:12]}"
@@ -262,8 +265,8 @@ def fill_in(args):
     """Give the options that were left out the values of --init, else the usual ones; returns --init's Checkpoint or None."""
     source = None
     if args.init:
-        from ..checkpoints import load_checkpoint
-        from ..default import default_checkpoint
+        from tsm_edge.checkpoints import load_checkpoint
+        from tsm_edge.default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
     known = source.card if source else Card({"name": "mobilenet_v2"})
@@ -325,7 +328,7 @@ def make_network(args, source, classes, fps):
     ------
     InputError, CheckpointError
     """
-    from ..models import create_model
+    from tsm_edge.models import create_model
 
     shift = None if args.shift == "none" else args.shift
     kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,

@@ -16,6 +16,7 @@ import torch
 from .backbones import NAMES
 from .card import FIELDS, Card, amend, check
 from .errors import CheckpointError, InputError
+from .files import written_whole
 from .jester import CLASSES
 from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
 
@@ -361,10 +362,10 @@ def save_checkpoint(path, net, **meta):
     info = {**Card.of(net).said, **meta}
     content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
                "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
-    write_whole(path, content)
+    save_whole(path, content)
 
 
-def write_whole(path, content):
+def save_whole(path, content):
     """torch.save to `path`: the file appears whole or not at all, and nothing else is left.
 
     Raises
@@ -372,17 +373,11 @@ def write_whole(path, content):
     InputError
         It cannot be written; the file that was there is as it was.
     """
-    path = os.fspath(path)
-    temporary = f"{path}.{os.getpid()}.part"
-    try:
-        torch.save(content, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch says a full disk as RuntimeError
-        raise InputError(f"{path} cannot be written", found=str(error).partition("\n")[0][:200],
-                         expected="a folder that can be written to, and room on the disk", do="make room, or write elsewhere") from error
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
+    with written_whole(path) as part:
+        try:
+            torch.save(content, part)
+        except RuntimeError as error:  # how torch says that a disk is full
+            raise OSError(str(error).partition("\n")[0][:200]) from error
 
 
 def _plain(value, where):

@@ -90,7 +90,7 @@ def _check_plot(path):
 
 def recorded_peers(cpu, precision, macs):
     """(how they were counted, figures of other engines for a network of as many multiply-accumulates on this CPU, or [])."""
-    recorded = json.loads((Path(__file__).parent / "peers.json").read_text())
+    recorded = json.loads((Path(__file__).parent / "peers.json").read_text(encoding="utf-8"))
     return recorded["about"], next((c["peers"] for c in recorded["counts"] if (c["cpu"], c["precision"]) == (cpu, precision)
                                     and abs(c["macs"] / macs - 1) < 0.01), [])
 

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tsm_edge.benchmarks.cli import prints_to_stderr
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
-from ..cli import prints_to_stderr
 from .count import open_arm_bundle
 
 _NO_MORE = 1.25  # times another engine's drift: a few frames of another network may round either way
@@ -140,7 +140,7 @@ def _fetch(folder):
 
 
 def _quiet(command):
-    subprocess.run([str(part) for part in command], check=True, capture_output=True, text=True)
+    subprocess.run([str(part) for part in command], check=True, capture_output=True, encoding="utf-8")
 
 
 def mnn_trace(bundle, target, inputs, folder, work):
@@ -158,7 +158,7 @@ def mnn_trace(bundle, target, inputs, folder, work):
     worker = subprocess.Popen(
         [str(part) for part in (*prefix, "-L", root, "-E", f"PYTHONHOME={root}/usr", "-E", f"PYTHONPATH={packages}", python,
                                 Path(__file__).with_name("mnn_worker.py"), model, work / "frames.npz", work / "mnn.npz", precision)],
-        stdout=subprocess.PIPE, stderr=(work / "mnn.err").open("w"), text=True)
+        stdout=subprocess.PIPE, stderr=(work / "mnn.err").open("w", encoding="utf-8"), encoding="utf-8")
     done = 0
     for line in worker.stdout:
         if line.strip() == "frame":
@@ -166,7 +166,7 @@ def mnn_trace(bundle, target, inputs, folder, work):
             print(f"\rMNN: frame {done} of {len(inputs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     if worker.wait() != 0:
-        said = (work / "mnn.err").read_text().strip().splitlines()
+        said = (work / "mnn.err").read_text(encoding="utf-8").strip().splitlines()
         raise CheckFailedError("MNN did not run under the emulator", found=said[-1] if said else f"exit code {worker.returncode}",
                                expected=f"{len(inputs)} frames", do=f"remove {folder} to fetch it anew, or leave --against out")
     got = np.load(work / "mnn.npz")

@@ -103,7 +103,7 @@ def _tool(name, package):
 
 
 def _compile(command, what):
-    run = subprocess.run(command, capture_output=True, text=True)
+    run = subprocess.run(command, capture_output=True, encoding="utf-8")
     if run.returncode:
         raise CheckFailedError(f"{what} does not compile", found=(run.stderr.strip().splitlines() or ["no output"])[0],
                                expected="exit code 0 from " + " ".join(map(str, command[:4])), do="see the compiler's message above")
@@ -137,14 +137,14 @@ def count(library: Path, *, cpu="cortex-a57", steps=2, l1="32768:2", l2="2097152
         _compile([cross, "-O2", "-I", FOLDER, "-o", driver, HERE / "driver.c", "-ldl"], "the step driver")
         command = [qemu, "-L", sysroot, "-cpu", cpu, "-plugin", f"{plugin},out={out},l1={l1},l2={l2}", driver,
                    Path(library).resolve(), str(steps)]
-        run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        run = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8")
         if run.returncode or not out.exists():
             if "unable to find CPU model" in run.stderr:
                 raise InputError(f"QEMU has no CPU '{cpu}'", found=run.stderr.strip(), expected="one of `qemu-aarch64 -cpu help`",
                                  do="for example --cpu cortex-a57")
             raise CheckFailedError("the step did not run under QEMU", found=run.stderr.strip() or f"exit code {run.returncode}",
                                    expected="exit code 0", do=f"check that {library} is an AArch64 Linux library (tsm-verify)")
-        return _parse(out.read_text(), run.stdout, steps)
+        return _parse(out.read_text(encoding="utf-8"), run.stdout, steps)
 
 
 def _parse(text, listing, steps):
@@ -186,7 +186,7 @@ def estimate_cycles(blocks, cpu, steps, cover=0.995):
         body = "\n".join("\t" + text[int(w)] for w in b.words)
         regions.append(f"# LLVM-MCA-BEGIN b{i}\n{body}\n# LLVM-MCA-END\n")
     run = subprocess.run([mca, "-mtriple=aarch64", f"-mcpu={cpu}", "-iterations=100", "-json"], input="".join(regions),
-                         capture_output=True, text=True)
+                         capture_output=True, encoding="utf-8")
     if run.returncode:
         raise CheckFailedError("llvm-mca failed", found=run.stderr.strip()[:300], expected="exit code 0", do="leave the estimate out")
     regions = json.loads(run.stdout)["CodeRegions"]
@@ -198,7 +198,7 @@ def _disassemble(mc, words):
     """One line of assembly a word; control flow and system instructions become neutral ones that llvm-mca accepts."""
     lines = []
     source = "".join(" ".join(f"0x{(w >> s) & 255:02x}" for s in (0, 8, 16, 24)) + "\n" for w in words)
-    run = subprocess.run([mc, "--disassemble", "-triple=aarch64", "-mattr=+all"], input=source, capture_output=True, text=True)
+    run = subprocess.run([mc, "--disassemble", "-triple=aarch64", "-mattr=+all"], input=source, capture_output=True, encoding="utf-8")
     lines = [" ".join(x.split()) for x in run.stdout.splitlines() if x.strip() and not x.strip().startswith(".")]
     if len(lines) != len(words):
         raise CheckFailedError("llvm-mc could not disassemble the step", found=f"{len(lines)} of {len(words)} instructions",

@@ -82,5 +82,5 @@ def write_cmake_package(folder, archive, target):
     advice = "In Gradle: abiFilters 'arm64-v8a'." if target.os == "android" else "Pick another target for tsm-export."
     text = _CMAKE.format(folder="<this folder>", processors=_PROCESSORS[target.arch], title=target.title,
                          archive=archive.name, sources=listed, advice=advice)
-    (folder / "CMakeLists.txt").write_text(text, encoding="utf-8")
-    (folder / "tsm_edge-config.cmake").write_text(_CONFIG, encoding="utf-8")
+    (folder / "CMakeLists.txt").write_bytes(text.encode())
+    (folder / "tsm_edge-config.cmake").write_bytes(_CONFIG.encode())

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 
+from tsm_edge import __version__
 from tsm_edge.card import Card
 from tsm_edge.errors import BundleError, InputError
 from tsm_edge.manifest import SCHEMA, validate
@@ -12,8 +13,8 @@ def toolchain_versions():
     """Versions of everything that shapes the library."""
     from importlib.metadata import PackageNotFoundError, version
 
-    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for package in ("tsm-edge", "apache-tvm", "torch", "onnx", "ziglang", "numpy"):
+    versions = {"python": ".".join(map(str, sys.version_info[:3])), "tsm-edge": __version__}
+    for package in ("apache-tvm", "torch", "onnx", "ziglang", "numpy"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

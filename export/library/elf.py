@@ -1,4 +1,4 @@
-"""Reads ELF files (and writes ar archives) in plain Python, so that libraries can be audited without binutils."""
+"""Reads ELF files in plain Python, so that libraries can be audited without binutils."""
 from __future__ import annotations
 
 import os
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tsm_edge.errors import InputError
 
 MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}
-PT_LOAD, PT_DYNAMIC, PT_GNU_STACK = 1, 2, 0x6474E551
-SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+PT_LOAD, PT_PHDR, PT_GNU_STACK = 1, 6, 0x6474E551
+SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFE, 0x6FFFFFFF
 DT_NEEDED, DT_SONAME, DT_TEXTREL, DT_FLAGS, DT_RUNPATH, DT_RPATH = 1, 14, 22, 30, 29, 15
 WEAK, GLOBAL = 2, 1
 DEFAULT, HIDDEN = 0, 2
@@ -27,11 +27,25 @@ class Symbol:
     size: int = 0
     version: str = ""
     file: str = ""
+    address: int = 0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One program header. The file's bytes from offset on stand at the address, followed by zeros; sizes in bytes."""
+
+    type: int
+    flags: int
+    offset: int
+    address: int
+    file_bytes: int
+    memory_bytes: int
+    align: int
 
 
 @dataclass(frozen=True)
 class Elf:
-    """What an audit needs. symbols: of the dynamic table of a library, or of the symbol table of an object file."""
+    """What an audit and a loader need. symbols: of the dynamic table of a library, else of the symbol table."""
 
     machine: str
     bits: int
@@ -43,6 +57,8 @@ class Elf:
     load_alignments: tuple = ()
     executable_stack: bool = False
     text_relocations: bool = False
+    entry: int = 0
+    segments: tuple = ()
 
     def undefined(self):
         """Symbols that others must supply."""
@@ -118,9 +134,10 @@ class _Reader:
             needed=tuple(v for t, v in dynamic if t == DT_NEEDED),
             soname=next((v for t, v in dynamic if t == DT_SONAME), ""),
             rpath=next((v for t, v in dynamic if t in (DT_RPATH, DT_RUNPATH)), ""),
-            load_alignments=tuple(s["align"] for s in segments if s["type"] == PT_LOAD),
-            executable_stack=any(s["type"] == PT_GNU_STACK and s["flags"] & 1 for s in segments),
+            load_alignments=tuple(s.align for s in segments if s.type == PT_LOAD),
+            executable_stack=any(s.type == PT_GNU_STACK and s.flags & 1 for s in segments),
             text_relocations=any(t == DT_TEXTREL or (t == DT_FLAGS and v & 4) for t, v in dynamic),
+            entry=self.unpack("Q" if self.wide else "I", 24)[0], segments=tuple(segments),
         )
 
     def section(self, at):
@@ -132,10 +149,10 @@ class _Reader:
 
     def segment(self, at):
         if self.wide:
-            kind, flags, _, _, _, _, _, align = self.unpack("IIQQQQQQ", at)
+            kind, flags, offset, address, _, in_file, in_memory, align = self.unpack("IIQQQQQQ", at)
         else:
-            kind, _, _, _, _, _, flags, align = self.unpack("IIIIIIII", at)
-        return {"type": kind, "flags": flags, "align": align}
+            kind, offset, address, _, in_file, in_memory, flags, align = self.unpack("IIIIIIII", at)
+        return Segment(kind, flags, offset, address, in_file, in_memory, align)
 
     def dynamic(self, sections):
         out = []
@@ -164,16 +181,16 @@ class _Reader:
             for number in range(section["size"] // step):
                 at = section["offset"] + number * step
                 if self.wide:
-                    name, info, other, where, _, size = self.unpack("IBBHQQ", at)
+                    name, info, other, where, address, size = self.unpack("IBBHQQ", at)
                 else:
-                    name, _, size, info, other, where = self.unpack("IIIBBH", at)
+                    name, address, size, info, other, where = self.unpack("IIIBBH", at)
                 version = file = ""
                 if index is not None and wanted == SHT_DYNSYM:
                     key = self.unpack("H", index["offset"] + 2 * number)[0] & 0x7FFF
                     version, file = versions.get(key, ("", ""))
                 bind = info >> 4
                 yield Symbol(self.text(strings, name), where != 0, bind == WEAK, bind not in (GLOBAL, WEAK, 10),
-                             other & 3 in (1, HIDDEN), size, version, file)
+                             other & 3 in (1, HIDDEN), size, version, file, address)
 
     def version_names(self, sections):
         """Version index -> (version, file) of .gnu.version_r."""
@@ -191,8 +208,3 @@ class _Reader:
                     entry += after
                 at += following
         return names
-
-
-# --- archives --------------------------------------------------------------------------------------------------------
-
-

@@ -9,7 +9,7 @@ from tsm_edge.errors import MissingComponentError
 
 from . import archive
 
-STACK_BYTES = 256 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long
+STACK_BYTES = 255 << 20  # of a compiling thread: TVM's passes go as deep as an unrolled kernel is long; Windows allows no 256
 
 
 def import_tvm():
@@ -72,12 +72,33 @@ def cpu_count():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compile(functions, target, output, hidden=True):
+def compile_functions(functions, target):
+    """TensorIR functions by symbol -> TVM's compiled module, with the settings that every kernel is compiled with.
+
+    target : as `Target.tvm_target` gives it.
+    """
     tvm = import_tvm()
     # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
     # threads share it. Our kernels place their buffers themselves.
     with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
-        compiled = tvm.compile(tvm.IRModule(functions), target=target)
-    compiled.mod.write_to_file(str(output), "o")
+        return tvm.compile(tvm.IRModule(functions), target=target).mod
+
+
+def _compile(functions, target, output, hidden=True):
+    compile_functions(functions, target).write_to_file(str(output), "o")
     if hidden:
         output.write_bytes(archive.hide_symbols(output.read_bytes()))
+
+
+def assembly(calls, target):
+    """The machine code of the kernels as text, by symbol: for reading."""
+    def text(function):
+        return compile_functions({"main": function}, compiling).inspect_source("asm")
+
+    functions, compiling = functions_of(calls), target.tvm_target()
+    usual = threading.stack_size(STACK_BYTES)
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:  # for its stack
+            return dict(zip(functions, thread.map(text, functions.values())))
+    finally:
+        threading.stack_size(usual)

@@ -4,8 +4,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import platform
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tsm_edge.errors import InputError, MissingComponentError
+from tsm_edge.shell import quote, split
 
 GCC_PREFIX = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
 ZIG_TARGET = {"aarch64": "aarch64-linux-gnu", "armv7l": "arm-linux-gnueabihf", "x86_64": "x86_64-linux-gnu"}
@@ -29,10 +28,9 @@ class Compiler:
     kind: str
     version: str
     flags: tuple = ()
-    has_libc: bool = True  # False: objects only (Android without an NDK)
 
     def describe(self):
-        return f"{self.version} ({shlex.join(os.path.basename(c) for c in self.command)})"
+        return f"{self.version} ({' '.join(quote(os.path.basename(c)) for c in self.command)})"
 
 
 def find_compiler(target, cc=None):
@@ -72,7 +70,7 @@ def find_compiler(target, cc=None):
         return _zig(target, (sys.executable, "-m", "ziglang", "cc"))
     if target.os == "linux":
         name = GCC_PREFIX[target.arch] + "-gcc"
-        names = [name] + (["gcc", "cc"] if target.arch == platform.machine() else [])
+        names = [name] + (["gcc", "cc"] if target.runs_here() else [])
         for found in filter(None, map(shutil.which, names)):
             return _gnu(target, (found,))
     raise MissingComponentError(
@@ -86,7 +84,7 @@ def _run(command, cwd=None):
     environment = dict(os.environ, LC_ALL="C", ZERO_AR_DATE="1")
     environment.pop("SOURCE_DATE_EPOCH", None)
     try:
-        done = subprocess.run(list(command), cwd=cwd, env=environment, text=True, errors="replace", check=False,
+        done = subprocess.run(list(command), cwd=cwd, env=environment, encoding="utf-8", errors="replace", check=False,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     except OSError as error:
         return 127, str(error)
@@ -99,11 +97,6 @@ def _version(command):
     return text.strip().splitlines()[0] if code == 0 and text.strip() else None
 
 
-def glibc_version(target):
-    """(2, 27) of "glibc 2.27"."""
-    return tuple(int(part) for part in target.libc.split()[1].split("."))
-
-
 def _zig(target, command):
     version = _version(command)
     if version is None:
@@ -112,7 +105,7 @@ def _zig(target, command):
                                     do="pip install --force-reinstall ziglang")
     if target.os == "android":  # no bionic in zig: enough for objects that use nothing of it
         return Compiler(command, "zig", f"ziglang {_zig_version()}, {version}",
-                        ("-target", f"{target.arch}-linux-android", "-ffreestanding"), has_libc=False)
+                        ("-target", f"{target.arch}-linux-android", "-ffreestanding"))
     triple = f"{ZIG_TARGET[target.arch]}.{target.libc.split()[1]}"
     # on 64-bit ARM the baseline has all that the runtime can use; elsewhere the target's level is worth naming
     cpu = ("-mcpu=" + target.cpu.replace("-", "_"),) if target.arch in ("armv7l", "x86_64") else ()
@@ -136,7 +129,7 @@ def _gnu(target, command):
 
 def _ndk(target, folder):
     api = target.libc.split()[1]
-    pattern = f"toolchains/llvm/prebuilt/*/bin/{NDK_PREFIX[target.arch]}{api}-clang"
+    pattern = f"toolchains/llvm/prebuilt/*/bin/{NDK_PREFIX[target.arch]}{api}-clang" + (".cmd" if os.name == "nt" else "")
     found = sorted(Path(folder).glob(pattern))
     if not found:
         raise MissingComponentError("the Android NDK holds no compiler for this target",
@@ -146,13 +139,13 @@ def _ndk(target, folder):
     version = _version((str(found[0]),))
     if version is None:
         raise MissingComponentError("the Android NDK's compiler does not run", found=str(found[0]),
-                                    expected="an NDK for this machine", do="install the NDK for Linux x86-64")
+                                    expected="an NDK for this machine", do="install the NDK for this machine's system and processor")
     return Compiler((str(found[0]),), "ndk", f"NDK {version}")
 
 
 def _given(target, cc):
-    command = tuple(shlex.split(cc))
-    if command and os.path.basename(command[0]) == "zig" and len(command) == 1:
+    command = tuple(split(cc))
+    if len(command) == 1 and Path(command[0]).stem == "zig":
         command += ("cc",)
     if not command or shutil.which(command[0]) is None:
         raise InputError("the C compiler cannot be found", found=f"--cc {cc}", expected="a command that can be run",
@@ -195,7 +188,7 @@ def call(compiler, arguments, cwd, what):
     missing = _no_headers(errors)
     raise (MissingComponentError if missing else InputError)(
         f"{what} failed", found="\n            ".join(errors[:6]) or f"exit code {code}",
-        expected=f"exit code 0 from: {shlex.join(command)}"[:1500],
+        expected=f"exit code 0 from: {' '.join(map(quote, command))}"[:1500],
         do=missing or "try another compiler with --cc, or leave it out to use ziglang")
 
 

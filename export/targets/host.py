@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import platform
 
@@ -12,7 +13,7 @@ from .target import KB, Target
 
 def _read(path, default=""):
     try:
-        with open(path) as file:
+        with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return default
@@ -52,14 +53,15 @@ def detect_host():
     machine, system = platform.machine(), platform.system()
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
         raise InputError("no host target for this machine", found=f"{system} {machine}",
-                         expected="Linux on x86_64 or aarch64", do="export on such a machine, or pick a board's target")
+                         expected="Linux on x86_64 or aarch64", do="export for a board (tsm-export --list-targets): tsm-demo and "
+                         "tsm-verify run that bundle here by onnxruntime")
     name, version = platform.libc_ver()
     if hasattr(os, "sched_getaffinity"):
         threads = max(1, len(os.sched_getaffinity(0)))
     else:
         threads = os.cpu_count() or 1
     common = dict(name="host", os="linux", libc=f"glibc {version}" if name == "glibc" else "glibc 2.27", link="shared",
-                  page_size=max(4096, os.sysconf("SC_PAGE_SIZE")), threads=threads, emulator_cpu="",
+                  page_size=max(4096, mmap.PAGESIZE), threads=threads, emulator_cpu="",
                   deploy="It runs on this machine:\n\n    tsm-verify {folder}\n    tsm-demo {folder} --source 0\n")
     if machine == "aarch64":
         flags = set(_cpuinfo("features"))

@@ -1,6 +1,7 @@
 """What the compiler, the linker and the kernels need to know of a device."""
 from __future__ import annotations
 
+import platform
 from dataclasses import asdict, dataclass, fields
 
 
@@ -42,6 +43,10 @@ class Target:
         """Architecture as uname says it: "aarch64", "armv7l" or "x86_64"."""
         first = self.triple.split("-")[0]
         return "armv7l" if first.startswith("arm") else first
+
+    def runs_here(self):
+        """Whether this machine runs the target's programs as they are."""
+        return (self.os, self.arch) == (platform.system().lower(), platform.machine())
 
     def tvm_target(self):
         import tvm

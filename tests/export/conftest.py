@@ -1,5 +1,6 @@
 """A model library small enough to write by hand: the whole way from plan to proof without a compiler stack."""
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +65,21 @@ def tiny_inputs():
 def tiny():
     """The tiny network's plan (C), manifest and numpy form."""
     return SimpleNamespace(plan=PLAN, manifest=TINY_MANIFEST, trace=tiny_trace)
+
+
+@pytest.fixture
+def no_qemu(monkeypatch):
+    """A machine without qemu (and without all else that is looked for on the PATH)."""
+    from tsm_edge.export.proof import on_target
+
+    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
+
+
+@pytest.fixture
+def no_emulator(no_qemu, monkeypatch):
+    """A machine with neither qemu nor the package unicorn."""
+    monkeypatch.setitem(sys.modules, "unicorn", None)
+    monkeypatch.delitem(sys.modules, "tsm_edge.export.proof.emulator", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,7 @@ def test_a_full_disk_is_said_in_words(capsys, monkeypatch):
 
 @pytest.mark.parametrize("target, folder, commands", [
     ("host", "dist/my own", ["tsm-verify 'dist/my own'", "tsm-demo 'dist/my own' --source 0"]),
-    ("jetson-nano", "dist/nano", ["scp -r dist/nano USER@BOARD:", "ssh USER@BOARD python3 nano/device/tsm_device.py --verify"])])
+    ("jetson-nano", "dist/nano", ["scp -r dist/nano USER@BOARD:", "ssh USER@BOARD python3 nano/device/tsm_edge.pyz verify"])])
 def test_the_next_commands_can_be_pasted(target, folder, commands):
     report = ExportReport("m", target, folder, False, "fp32", 1, library="libtsm_model.so")
     assert cli._next_commands(report)[:2] == commands
@@ -149,14 +149,14 @@ def test_the_next_commands_can_be_pasted(target, folder, commands):
 
 def test_the_next_command_for_the_board_is_quoted_for_both_shells():
     command = cli._next_commands(ExportReport("m", "jetson-nano", "my own", False, "fp32", 1))[1]
-    assert shlex.split(shlex.split(command)[3]) == ["my own/device/tsm_device.py"]
+    assert shlex.split(shlex.split(command)[3]) == ["my own/device/tsm_edge.pyz"]
 
 
 def test_the_next_commands_verify_the_library_for_tvm_on_the_board_too():
     report = ExportReport("m", "jetson-nano", "dist/my own", False, "fp32", 1, tvm={"library": "model_tvm.so"})
     command = shlex.split(cli._next_commands(report)[2], comments=True)
     assert command[:2] == ["ssh", "USER@BOARD"]
-    assert shlex.split(" ".join(command[2:])) == ["tsm-verify", "my own", "--backend", "tvm"]
+    assert shlex.split(" ".join(command[2:])) == ["python3", "my own/device/tsm_edge.pyz", "verify", "--backend", "tvm"]
 
 
 def test_help_shows_examples(capsys):

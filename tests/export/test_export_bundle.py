@@ -17,9 +17,10 @@ from torch import nn  # noqa: E402
 
 import tsm_edge  # noqa: E402
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
-from tsm_edge.export import bundle as bundling  # noqa: E402
 from tsm_edge.export import export_bundle  # noqa: E402
-from tsm_edge.export.bundle.report import Progress  # noqa: E402
+from tsm_edge.export.bundle.golden import golden_count  # noqa: E402
+from tsm_edge.export.bundle.write import notes_of  # noqa: E402
+from tsm_edge.export.proof.step import prove_step  # noqa: E402
 from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
@@ -76,7 +77,8 @@ def test_the_bundle_is_verified_in_all_three_ways(made):
 def test_the_bundle_holds_what_its_manifest_lists_and_no_more(made):
     found = {Path(base, file).relative_to(made.path).as_posix() for base, _, files in os.walk(made.path) for file in files}
     assert found == {entry["path"] for entry in made.manifest["files"]} | {"manifest.json"}
-    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_device.py"} <= found
+    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_edge.pyz", "device/tsm_device.py"} \
+        <= found
     for entry in made.manifest["files"]:
         data = (made.path / entry["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
@@ -155,8 +157,8 @@ def test_the_network_is_left_as_it_is_also_after_a_refusal(tmp_path):
 
 
 def test_a_network_without_shifts_has_a_note():
-    assert bundling.notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
-    assert bundling.notes_of(StepNetwork(make_net(), SIZE)) == []
+    assert notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
+    assert notes_of(StepNetwork(make_net(), SIZE)) == []
 
 
 def refused_without_trace(tmp_path, error, **options):
@@ -275,9 +277,8 @@ class Running(Mine):
 def test_a_network_that_cannot_step_hears_why(kind, do):
     torch.manual_seed(0)
     net, inputs = kind().eval(), image_like_frames(4, SIZE, 0)
-    with pytest.raises(CheckFailedError, match="step network vs clip network") as error:
-        bundling.verify_torch(net, StepNetwork(net, SIZE), inputs, Progress())
-    assert do in error.value.do
+    _, checks, advice = prove_step(net, StepNetwork(net, SIZE), inputs)
+    assert [(check.name, check.status) for check in checks] == [("step network vs clip network", "failed")] and do in advice
 
 
 def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
@@ -288,10 +289,7 @@ def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
     assert "b" in error.value.found and os.listdir(tmp_path) == []
 
 
-def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, monkeypatch):
-    from tsm_edge.export.proof import on_target
-
-    monkeypatch.setattr(on_target.shutil, "which", lambda name: None)
+def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_path, no_emulator):
     bundle = export_bundle(make_net(), "raspberry-pi-32bit", tmp_path / "b", **OPTIONS)
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     assert manifest["verification"]["status"] == "not executed" and bundle.report.verdict().startswith("NOT VERIFIED")
@@ -300,4 +298,4 @@ def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_pat
 
 
 def test_golden_keeps_fewer_frames_of_networks_with_large_caches():
-    assert [bundling.golden_count(size) for size in (0, 108192, 2809856, 100 << 20)] == [6, 6, 3, 3]
+    assert [golden_count(size) for size in (0, 108192, 2809856, 100 << 20)] == [6, 6, 3, 3]

@@ -49,8 +49,8 @@ def test_half_precision_costs_no_more_than_a_few_times_its_rounding(tmp_path, ta
 
 def export(tmp_path, target, arch, width, size, *more):
     """One export by the installed command; its report, once it has passed."""
-    if on_target.emulator(TARGETS[target])[0] is None:
-        pytest.skip(on_target.emulator(TARGETS[target])[1])
+    if on_target.emulator(TARGETS[target], static=True)[0] is None:
+        pytest.skip(on_target.emulator(TARGETS[target], static=True)[1])
     command = [os.path.join(os.path.dirname(sys.executable), "tsm-export"), "--target", target, "--random-weights", "--arch",
                arch, "--input-size", f"{size}x{size}", "--output", str(tmp_path / "bundle"), "--json", *more]
     command += ["--width", str(width)] if width else []

@@ -1,5 +1,6 @@
 """Every kind of address opens the right thing, or says what is wrong with it."""
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_sizes_and_flips_that_cannot_be_are_refused(video):
 
 @pytest.mark.parametrize("rate", [float("nan"), float("inf"), 0.0, -15.0, 1e9])
 def test_frame_rates_that_cannot_be_are_refused(rate):
-    refused("test://a", "frame rate", fps=rate, rendered=lambda *a: "source")
+    refused("test://a", "frame rate", fps=rate)
 
 
 def test_frames_in_a_file_are_counted(video, tmp_path):
@@ -119,11 +120,15 @@ def test_addresses_are_told_apart():
     assert {address: kind_of(address) for address in kinds} == kinds
 
 
-def test_rendered_gestures_are_what_the_caller_brings():
+def test_a_source_of_the_table_is_loaded_by_its_name(monkeypatch):
     asked = []
-    assert open_source("test://a%20b", width=64, height=48, flip="vertical", rendered=lambda *a: asked.append(a) or "source") == "source"
-    assert asked == [("a b", (64, 48), None, "vertical")]
-    refused("test://a", "no rendered gestures")
+    module = SimpleNamespace(Made=lambda *a, **more: asked.append((a, more)) or "source")
+    monkeypatch.setitem(sys.modules, "made_up", module)
+    monkeypatch.setitem(sources.BY_NAME, "test", "made_up:Made")
+    assert open_source("test://a%20b", width=64, height=48, flip="vertical", seed=3) == "source"
+    assert asked == [(("a b", (64, 48), None, "vertical"), {"seed": 3})]
+    monkeypatch.setitem(sources.BY_NAME, "test", "not_there.at_all:Made")
+    refused("test://a", "test:// sources cannot be loaded", kind=MissingComponentError)
 
 
 def test_missing_opencv_is_named_with_its_extra(monkeypatch):

@@ -154,8 +154,8 @@ class ClipDataset:
         Sample with chance; else the fixed choice.
     seed : int
     unreadable : str
-        What to do with a clip that cannot be read: "replace" it by the next readable one (training), return "none"
-        (testing; `drop_none` takes it out of a batch), or "raise".
+        What to do with a clip that cannot be read: "replace" it by the next readable one (training), give None
+        in its place ("none", testing), or "raise".
     finish : callable, optional
         Applied last to the clip alone, for example `augment.normalise`.
     clip_fps : float
@@ -219,7 +219,8 @@ class ClipDataset:
                     raise InputError(f"cannot read {self.items[at].path}", found=error, expected="a readable clip",
                                      do="repair it or take it out of the data set") from error
                 self._bad[at] = str(error)
-                with contextlib.suppress(OSError), open(self._log, "a") as out:  # one short write each: workers may share the file
+                # one short write each: workers may share the file
+                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8", newline="\n") as out:
                     out.write(json.dumps([self.items[at].path, str(error)]) + "\n")
                 if self.unreadable == "none":
                     return None
@@ -229,7 +230,8 @@ class ClipDataset:
     def skipped(self):
         """Unreadable clips met so far, by all workers: {path: reason}."""
         found = {self.items[at].path: reason for at, reason in self._bad.items()}
-        with contextlib.suppress(OSError), open(self._log) as log:  # not there before the first, nor after a cleaning of the folder
+        # the file is not there before the first, nor after a cleaning of the folder
+        with contextlib.suppress(OSError), open(self._log, encoding="utf-8") as log:
             found.update(json.loads(line) for line in log)
         return found
 
@@ -240,8 +242,3 @@ class ClipDataset:
             return ""
         shown = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:5])
         return f"skipped {len(bad)} unreadable of {len(self)} clips: {shown}" + (" ..." if len(bad) > 5 else "")
-
-
-def drop_none(batch):
-    """A batch without its unreadable clips (use it in the collate function when `unreadable="none"`)."""
-    return [item for item in batch if item is not None]

@@ -179,7 +179,7 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
         Decides everything; its range decides the split.
     info : bool
         Also return {"stroke": (start, end) seconds in the clip, "family": str, "split": str, "handed": int,
-        "targets": float32 [n_frames, 20], see `gestures_targets`}.
+        "targets": float32 [n_frames, 20], see targets.py}.
     variety : float
         Share of clips with everything that makes pictures hard (0..1). The others are calm: a soft background,
         nothing that moves but the hand, a good camera. Training may begin with little variety.

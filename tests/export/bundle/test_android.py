@@ -123,7 +123,7 @@ def test_with_an_ndk_the_bundle_holds_a_shared_library_for_16_kb_pages(tmp_path,
     text = (bundle.path / "README.md").read_text()
     assert "jniLibs/arm64-v8a" in text and "add_subdirectory" not in text
     check = bundle.manifest["verification"]["checks"][-1]
-    if on_target.emulator(TARGETS["android-arm64"])[0] is not None:
+    if on_target.emulator(TARGETS["android-arm64"], static=True)[0] is not None:
         assert check["status"] == "passed" and "musl" in check["detail"], check
     else:
         assert check["status"] == "not executed"
