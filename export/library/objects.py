@@ -72,12 +72,19 @@ def cpu_count():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _compile(functions, target, output, hidden=True):
+def compile_functions(functions, target):
+    """Compile kernels with the settings that all of them are made with, in exports, tests and measurements.
+
+    functions : symbol -> TensorIR function. target : of TVM (`Target.tvm_target`). Returns TVM's compiled module.
+    """
     tvm = import_tvm()
     # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
     # threads share it. Our kernels place their buffers themselves.
     with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
-        compiled = tvm.compile(tvm.IRModule(functions), target=target)
-    compiled.mod.write_to_file(str(output), "o")
+        return tvm.compile(tvm.IRModule(functions), target=target)
+
+
+def _compile(functions, target, output, hidden=True):
+    compile_functions(functions, target).mod.write_to_file(str(output), "o")
     if hidden:
         output.write_bytes(archive.hide_symbols(output.read_bytes()))
