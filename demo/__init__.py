@@ -1,0 +1,1 @@
+"""The demo: a source and a model in, an overlay, events and a recording out."""

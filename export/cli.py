@@ -12,12 +12,13 @@ import threading
 from pathlib import Path
 
 from tsm_edge import default
+from tsm_edge.card import check_classes, parse_size
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+from tsm_edge.export.bundle.folder import check_output
 from tsm_edge.export.bundle.report import Progress, lines
+from tsm_edge.export.targets import boards
 from tsm_edge.shell import quote
-
-from .targets import boards
 
 # The signals that end a program, as far as this system has them: Ctrl-C, kill, a closed terminal, Ctrl-Break
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
@@ -44,7 +45,7 @@ def _parser():
         "its classes are numbers, also where there are 27, as no answer of it means a gesture")
     add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
     add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: as trained, else 1.0)")
-    add("--input-size", metavar="WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
+    add("--input-size", metavar="N|WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
     add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
     add("--past", metavar="A:B", help="folds of channels from the past, where the file does not say: 0:1")
@@ -69,6 +70,8 @@ def _parser():
     add("--rpc-key", metavar="KEY", help="measure on a board: the key of its TVM RPC server")
     add("--allow-unverified", action="store_true",
         help="leave with 0 even where the library could not be run here (no emulator)")
+    add("--keep", metavar="DIR", help="also write what every stage made as files that a person can read: ONNX, operations, each "
+        "kernel's TensorIR and assembly, memory map, plan.c, traces; of an export that fails, too")
     add("--json", action="store_true", help="the report, or what is wrong, as JSON on stdout")
     return parser
 
@@ -98,16 +101,6 @@ class ConsoleProgress(Progress):
         self.console.print(f"     {text}", highlight=False, markup=False)
 
 
-def parse_size(text):
-    """"224x160" -> (224, 160), width first."""
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
-    size = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(32 <= side <= 2048 for side in size):
-        raise InputError("--input-size cannot be used", found=f"'{text}'",
-                         expected="WIDTHxHEIGHT, each 32 to 2048 pixels", do="for example --input-size 224x224")
-    return size
-
-
 def parse_past(text):
     """"0:1" -> (0, 1), in folds of channels."""
     match = re.fullmatch(r"(\d+):(\d+)", text.strip())
@@ -124,13 +117,7 @@ def read_classes(path):
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the class list {path} cannot be read", found=str(error),
                          expected="a text file, one name a line", do="check --classes") from error
-    names = [line.strip() for line in lines]
-    if not names or not all(names) or len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1 and name})
-        found = "no names" if not names else f"'{twice[0]}' twice" if twice else "an empty line between names"
-        raise InputError(f"the class list {path} cannot be used", found=found,
-                         expected="one name a line, all different", do="correct the file")
-    return names
+    return check_classes([line.strip() for line in lines])
 
 
 def make_network(args, classes):
@@ -213,10 +200,10 @@ def _next_commands(report):
     if report.library.endswith(".a"):
         return [f"more {quote(os.path.join(report.output, 'README.md'))}      # two lines of CMake put it into an app"]
     name = Path(report.output).name
-    there, bundle = (quote(shlex.quote(path)) for path in (f"{name}/device/tsm_device.py", name))  # two shells read it
-    tvm = [f"ssh USER@BOARD tsm-verify {bundle} --backend tvm      # with tsm-edge and apache-tvm there"] if report.tvm else []
+    there = quote(shlex.quote(f"{name}/device/tsm_edge.pyz"))  # two shells read it
+    tvm = [f"ssh USER@BOARD python3 {there} verify --backend tvm      # with apache-tvm there"] if report.tvm else []
     return [f"scp -r {folder} USER@BOARD:",
-            f"ssh USER@BOARD python3 {there} --verify",
+            f"ssh USER@BOARD python3 {there} verify",
             *tvm,
             f"tsm-demo {folder} --source clip.mp4 --headless      # the same network here, by onnxruntime"]
 
@@ -259,6 +246,34 @@ def _main(argv):
 
 def _export(args):
     _refuse_empty(args)
+    target = _target(args)
+    console, progress = _console()
+    output = check_output(args.output or Path("dist") / target.name)
+    classes = read_classes(args.classes) if args.classes else None
+    frames = _read_frames(args.frames) if args.frames else None
+    try:
+        from .pipeline import export_bundle
+
+        with progress.stage("read the network"):
+            net = make_network(args, classes)
+    except ModuleNotFoundError as error:
+        raise _no_extra(error) from error
+    tuning = _tuning(args, output)
+    effective = _effective(args, target, net, output, tuning)
+    console.print("options: " + ", ".join(f"{key}={value}" for key, value in effective.items()), highlight=False, markup=False)
+    if not net.card.trained:
+        console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
+    try:
+        bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
+                               threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress,
+                               tuning=tuning, runtime=args.runtime, tvm_runtime=args.tvm_runtime, keep=args.keep)
+    except CheckFailedError as error:
+        return _failed(error, args.json, effective)
+    return _show(bundle.report, args, effective)
+
+
+def _target(args):
+    """The target that was named, with what does not go with it refused."""
     if not args.target:
         raise InputError("no target was named", found="no --target", expected="one of " + ", ".join(boards.TARGETS),
                          do="tsm-export --list-targets describes them")
@@ -269,53 +284,45 @@ def _export(args):
     if args.tvm_runtime and args.runtime != "tvm":
         raise InputError("--tvm-runtime is for --runtime tvm", found=f"--runtime {args.runtime}", expected="both",
                          do="add --runtime tvm, or leave it out")
+    return target
+
+
+def _console():
+    """(rich's console on stderr, the progress that is shown there)."""
     try:
         from rich.console import Console
     except ImportError as error:
-        raise MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
-                                    expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
-    from tsm_edge.export.bundle.folder import check_output
-
-    output = check_output(args.output or Path("dist") / target.name)
-    classes = read_classes(args.classes) if args.classes else None
-    frames = _read_frames(args.frames) if args.frames else None
+        raise _no_extra(error) from error
     console = Console(stderr=True, soft_wrap=True)
-    progress = ConsoleProgress(console)
-    try:
-        from .pipeline import export_bundle
+    return console, ConsoleProgress(console)
 
-        with progress.stage("read the network"):
-            net = make_network(args, classes)
-    except ModuleNotFoundError as error:
-        raise MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
-                                    expected="the extra [export]", do="pip install 'tsm-edge[export]'") from error
-    info = net.tsm_info
+
+def _no_extra(error):
+    return MissingComponentError("tsm-export needs packages that are not installed", found=str(error),
+                                 expected="the extra [export]", do="pip install 'tsm-edge[export]'")
+
+
+def _effective(args, target, net, output, tuning):
+    """What the options come to, to be echoed: {name: value}."""
+    card = net.card
     effective = {
         "target": target.name,
         "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
-        "arch": info["name"], "width": info["width"], "input-size": "{}x{}".format(*info["input_size"]),
-        "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
+        "arch": card.name, "width": card.width, "input-size": "{}x{}".format(*card.input_size),
+        "num-classes": card.num_classes, "classes": args.classes or "built in", "precision": args.precision,
         "runtime": args.runtime,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
-    if args.tvm_runtime:
-        effective["tvm-runtime"] = args.tvm_runtime
-    tuning = _tuning(args, output)
+    effective.update({key: value for key, value in (("tvm-runtime", args.tvm_runtime), ("keep", args.keep)) if value})
     if args.tune is not None:
         effective.update({"tune": args.tune, "rpc-tracker": args.rpc_tracker or "none: this machine", "tuning-record": tuning.path})
     elif tuning:
         effective["tuning-record"] = tuning
-    echoed = ", ".join(f"{key}={value}" for key, value in effective.items())
-    console.print(f"options: {echoed}", highlight=False, markup=False)
-    if not info["trained"]:
-        console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
-    try:
-        bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
-                               threads=args.threads, cc=args.cc, frames=frames, seed=args.seed, progress=progress,
-                               tuning=tuning, runtime=args.runtime, tvm_runtime=args.tvm_runtime)
-    except CheckFailedError as error:
-        return _failed(error, args.json, effective)
-    report = bundle.report
+    return effective
+
+
+def _show(report, args, effective):
+    """The report and the verdict; returns the exit code."""
     if args.json:
         values = dict(report.as_dict(), options=effective, next=_next_commands(report), verdict=report.verdict())
         print(json.dumps(values, indent=2))

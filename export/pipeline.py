@@ -1,26 +1,25 @@
-"""The whole way of a network into a bundle: step network, ONNX, kernels, library, proof, folder."""
+"""The export as one sentence: a job goes through the stages, and each returns it with one thing more."""
 from __future__ import annotations
 
-import contextlib
 import json
 import numbers
 import os
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
+from tsm_edge.export.bundle import golden
 from tsm_edge.export.bundle.folder import check_output
-from tsm_edge.export.bundle.golden import cache_size, check_frames, golden_count, network_inputs, verification_frames
 from tsm_edge.export.bundle.report import ExportReport, Progress
-from tsm_edge.export.bundle.write import fill_folder, notes_of
+from tsm_edge.export.bundle.write import fill_folder
+from tsm_edge.export.proof import tolerances, traces
 from tsm_edge.export.targets.boards import TARGETS, get_target
-
-from .proof import tolerances, traces
+from tsm_edge.export.targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,160 @@ class Bundle:
     path: Path
     manifest: dict
     report: ExportReport
+
+
+@dataclass(frozen=True)
+class Job:
+    """One export: what was asked for, and what the stages have made of it so far (None: not yet).
+
+    checks : every comparison so far. advice : what to do if the last stage's checks failed.
+    """
+
+    net: object  # the clip network, torch
+    target: Target
+    output: str  # folder of the bundle, as it was named
+    work: Path  # folder for what is made on the way
+    progress: Progress = field(default_factory=Progress)
+    precision: str = "fp32"
+    cc: str | None = None
+    frames: np.ndarray | None = None  # uint8 [T, H0, W0, 3] to verify with; None: `trace` makes some
+    seed: int = 0
+    tuning: object = None  # Record, Tuner or None
+    runtime: str = "native"
+    tvm_runtime: list | None = None
+    description: dict = field(default_factory=dict)  # what the manifest shall say instead of what the network says of itself
+
+    step: object = None  # StepNetwork
+    manifest: dict | None = None  # without files and verification
+    inputs: np.ndarray | None = None  # float32 [T, 3, H, W]
+    reference: traces.Trace | None = None
+    checks: tuple = ()
+    advice: str = ""
+    program: object = None  # graph.ops.Program
+    chosen: object = None  # kernels.calls.Chosen
+    library: object = None  # library.build.LibraryReport
+    tvm_library: object = None  # library.relax.RelaxReport
+    rounding: traces.Trace | None = None  # fp16: what rounding alone gives
+    trace: traces.Trace | None = None  # what the library gave; None where it was not run
+    report: ExportReport | None = None
+
+    @property
+    def onnx(self):
+        return self.work / "model.onnx"
+
+
+def trace(job):
+    """The step network, what the manifest says of it, and the frames to prove it with."""
+    from tsm_edge.export.bundle.describe import describe
+    from tsm_edge.step import StepNetwork
+
+    options = dict(job.description)
+    with traces.one_thread():
+        step = StepNetwork(job.net, options.pop("input_size", None))
+        check_plain(job.net)
+        manifest = describe(job.net, step, job.target, step.num_classes, input_size=step.input_size, precision=job.precision, **options)
+        frames = golden.verification_frames(manifest, seed=job.seed) if job.frames is None else golden.check_frames(job.frames)
+        return replace(job, step=step, manifest=manifest, frames=frames, inputs=golden.network_inputs(frames, manifest))
+
+
+def prove_step(job):
+    """The reference that all else is compared with, and proof that it is the clip network's."""
+    from tsm_edge.export.proof import step
+
+    reference, checks, advice = step.prove_step(job.net, job.step, job.inputs)
+    return replace(job, reference=reference, checks=(*job.checks, *checks), advice=advice)
+
+
+def read_operations(job):
+    """The ONNX file, compared with torch, and the operations that it holds."""
+    from tsm_edge.export.graph.to_ops import import_onnx
+    from tsm_edge.export.graph.write import export_onnx
+
+    export_onnx(job.step, job.onnx, job.manifest)
+    check = tolerances.compare("ONNX vs torch", job.reference, traces.onnx_trace(job.onnx, job.inputs))
+    return replace(job, program=import_onnx(job.onnx), checks=(*job.checks, check),
+                   advice="torch.onnx.export writes some operations as others: find the one that it gets wrong by leaving layers out, "
+                          "write it in another way, and report it")
+
+
+def choose_kernels(job):
+    """A kernel for each operation, by the cost model, by a tuning record, or by measuring now."""
+    from tsm_edge.export.kernels.calls import choose_kernels as choose
+    from tsm_edge.export.tuning.tuner import Tuner
+
+    tuning = job.tuning
+    if isinstance(tuning, Tuner):
+        tuning = tuning.run(job.program, job.target, job.precision, job.progress.note)
+    return replace(job, chosen=choose(job.program, job.target, job.precision, tuning))
+
+
+def build_library(job):
+    """The kernels compiled and linked; with runtime "tvm" once more, for TVM's virtual machine."""
+    from tsm_edge.export.library import build, relax
+
+    library = build.build_library(job.chosen, job.manifest, job.target, job.work / "library", job.cc, job.progress.note)
+    if job.runtime != "tvm":
+        return replace(job, library=library)
+    job.progress.note("library for TVM's runtime")
+    other = relax.build_relax_library(library, job.manifest, job.target, job.work / "relax", job.cc)
+    return replace(job, library=library, tvm_library=other)
+
+
+def prove_library(job):
+    """What the compiled libraries give over the same frames, here or under an emulator."""
+    from tsm_edge.export.proof.on_target import check_library
+    from tsm_edge.export.proof.relax_check import check_relax
+
+    rounding = None
+    if job.precision == "fp16":
+        with traces.one_thread():
+            rounding = traces.rounding_trace(job.step, job.inputs)
+        moved = float(np.max(np.abs(rounding.logits - job.reference.logits)))
+        job.progress.note(f"logits move by {moved:.2g} by rounding to half precision alone")
+    check, trace = check_library(job.library, job.target, job.manifest, job.inputs, job.reference, job.work / "replay", job.precision,
+                                 job.cc, rounding)
+    checks = [check]
+    if job.tvm_library and check.status != tolerances.FAILED:
+        checks.append(check_relax(job.tvm_library.path, job.target, job.manifest, job.inputs, job.reference, job.work / "tvm replay",
+                                  job.tvm_runtime, job.cc))
+    return replace(job, rounding=rounding, trace=trace, checks=(*job.checks, *checks),
+                   advice="report this: the bundle was not written")
+
+
+def write_bundle(job):
+    """The folder, whole or not at all, and the report of it."""
+    return replace(job, report=fill_folder(job))
+
+
+STAGES = {
+    "trace": trace,
+    "prove the step": prove_step,
+    "read the operations": read_operations,
+    "choose kernels": choose_kernels,
+    "build the library": build_library,
+    "prove the library": prove_library,
+    "write the bundle": write_bundle,
+}
+
+
+def run(job, keep=None):
+    """Send a job through all stages.
+
+    keep : callable or None
+        Given the title of each stage and the job as it then is, also where a check of that stage failed.
+
+    Raises
+    ------
+    InputError, CheckFailedError
+        As soon as a stage refuses the job or one of its checks fails; no bundle is written then.
+    """
+    for title, stage in STAGES.items():
+        with job.progress.stage(title):
+            job = stage(job)
+            if keep:
+                keep(title, job)
+            tolerances.require(job.checks, do=job.advice)
+    return job
 
 
 def check_precision(precision, target):
@@ -58,91 +211,45 @@ def check_plain(net):
                              do="net.float().cpu(); precision='fp16' makes a library in half precision")
 
 
-@contextlib.contextmanager
-def evaluating(net):
-    """A context in which `net` is in evaluation mode; afterwards each of its modules is in its mode of before."""
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def with_threads(target, threads):
+    """The target with another default number of threads; None leaves it as it is."""
+    if threads is None:
+        return target
+    if not isinstance(threads, numbers.Integral) or not 1 <= threads <= 64:
+        raise InputError("the number of threads cannot be used", found=repr(threads), expected="1 to 64",
+                         do="leave it out for the target's default")
+    return replace(target, threads=int(threads))
 
 
-def why_other_steps(net, inputs, clip):
-    """What to do about a network whose steps give something else than its clips, by what is usually the reason.
-
-    clip : traces.Trace of the clip network over `inputs`.
-    """
-    from torch.nn.modules.batchnorm import _BatchNorm
-
-    if len(clip.logits) != len(inputs):
-        return "return logits for every frame: leave the mean over the frames of a clip to the caller"
-    if not np.isfinite(clip.logits).all():
-        return "look for NaN or infinity in the weights, and for logarithms, roots and divisions"
-    norms = [name for name, module in net.named_modules() if isinstance(module, _BatchNorm) and module.running_mean is None]
-    if norms:
-        return f"{norms[0]} takes the statistics of the whole clip, of which a step sees one frame: train with track_running_stats=True"
-    if not np.array_equal(traces.clip_trace(net, inputs).logits, clip.logits):
-        return "the network gives other answers each time, also in evaluation mode: F.dropout needs training=self.training"
-    return "the network does something over time that is no shift: report its structure"
-
-
-def verify_torch(net, step, inputs, progress):
-    """The reference trace and the checks that need no export: step equals clip, logits move, caches matter.
-
-    Raises
-    ------
-    CheckFailedError
-    """
-    with progress.stage(f"step network vs clip network ({len(inputs)} frames)"), traces.one_thread():
-        reference = traces.step_trace(step, inputs)
-        clip = traces.clip_trace(net, inputs, step.cache_specs)
-        checks = [tolerances.compare("step network vs clip network", clip, reference)]
-        if checks[0].status == tolerances.FAILED:
-            tolerances.require(checks, do=why_other_steps(net, inputs, clip))
-        checks.append(traces.check_movement(reference))
-        tolerances.require(checks[-1:], do="use weights and frames for which the network answers differently: pass frames "
-                                       "of its own kind (--frames), or train it")
-        checks.append(traces.check_teeth(step, inputs, reference))
-        tolerances.require(checks[-1:], do="pass frames that move every cache (--frames), or look at the layers named")
-    return reference, checks
-
-
-def export_bundle(net, target="host", output=None, *, name=None, classes=None, input_size=None, precision="fp32",
-                  threads=None, cc=None, frames=None, seed=0, progress=None, tuning=None, runtime="native", tvm_runtime=None,
-                  **description):
+def export_bundle(net, target="host", output=None, *, precision="fp32", threads=None, cc=None, frames=None, seed=0, progress=None,
+                  tuning=None, runtime="native", tvm_runtime=None, keep=None, **description):
     """Compile a network with shifts for a device, prove the result, and write the bundle.
 
     Parameters
     ----------
     net : torch.nn.Module
-        Clip network made with our shift (past only), [T, 3, H, W] -> logits [T, classes]: one of ours, or your own. It is
-        left as it is.
+        Clip network made with our shift (past only), [T, 3, H, W] -> logits [T, classes]; it is left as it is.
     target : str or Target
         A name of `tsm-export --list-targets`.
     output : path or None
         Folder of the bundle; dist/<target> when None. Replaced if it is a bundle, refused if it is anything else.
-    name, classes, input_size, **description :
-        What the manifest says; default: what the network says of itself (`net.tsm_info`). input_size: (width, height).
     precision : "fp32" or "fp16"
     threads : int or None
         Default number of threads on the device; the target's when None.
     cc : str or None
         C compiler to link with.
     frames : array or None
-        uint8 [T, H, W, 3] RGB to verify with, T >= 16; generated, image-like ones when None.
-    seed : int
-        Of the generated frames.
+        uint8 [T, H, W, 3] RGB to verify with, T >= 16; generated, image-like ones from `seed` when None.
     progress : Progress or None
         Told of every stage and its time.
-    tuning : path, tuning.Record, tuning.Tuner or None
+    tuning : path, Record, Tuner or None
         A tuning record, or what measures one first; None takes the one that comes with the package, if there is one.
-    runtime : "native" or "tvm"
-        "tvm": the bundle also holds a library of the same kernels for TVM's own runtime (see relax.py).
-    tvm_runtime : path or None
-        Folder with TVM's runtime for the target, to run that library under an emulator.
+    runtime, tvm_runtime : "native", or "tvm" to add a library for TVM's own runtime (docs/tvm.md), and that runtime's folder to prove it
+    keep : path or None
+        A folder for what every stage made, as files that a person can read; also of an export that fails.
+    **description :
+        name, classes, input_size (width, height), trained, resize, filter, mean, std, fps, max_gap_seconds, events: what the
+        manifest says; default: what the network's card says (`net.card`, see `tsm_edge.card`).
 
     Returns
     -------
@@ -155,90 +262,39 @@ def export_bundle(net, target="host", output=None, *, name=None, classes=None, i
     CheckFailedError
         A verification did not hold; nothing is written.
     """
-    from tsm_edge.export.bundle.describe import describe
-    from tsm_edge.export.graph.to_ops import import_onnx
-    from tsm_edge.export.graph.write import export_onnx
-    from tsm_edge.export.library.build import build_library
-    from tsm_edge.export.library.relax import build_relax_library, check_runtime
-    from tsm_edge.export.proof.on_target import check_library
-    from tsm_edge.export.proof.relax_check import check_relax, find_tvm_runtime
-    from tsm_edge.export.tuning.tuner import Tuner, prepare
-    from tsm_edge.sensitive import check_seed
-    from tsm_edge.step import StepNetwork
-
-    from .library import toolchain
-
     begin = time.perf_counter()
-    progress = progress or Progress()
+    with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
+        job = _job(net, target, output, precision, threads, cc, tuning, runtime, tvm_runtime, frames=frames, seed=seed,
+                   progress=progress or Progress(), work=Path(work), description=description)
+        job = run(job, _keeper(keep, job))
+    job.report.stages, job.report.seconds = list(job.progress.stages), time.perf_counter() - begin
+    manifest = json.loads((Path(job.output) / "manifest.json").read_text(encoding="utf-8"))
+    return Bundle(Path(job.output), manifest, job.report)
+
+
+def _job(net, target, output, precision, threads, cc, tuning, runtime, tvm_runtime, **given):
+    """The job as it was asked for; all that can be refused without work is refused here."""
+    from tsm_edge.export.library import relax, toolchain
+    from tsm_edge.export.proof.relax_check import find_tvm_runtime
+    from tsm_edge.export.tuning.tuner import prepare
+    from tsm_edge.sensitive import check_seed
+
     target = get_target(target)
     check_precision(precision, target)
-    check_runtime(runtime, target, precision)
+    relax.check_runtime(runtime, target, precision)
     tvm_runtime = find_tvm_runtime(tvm_runtime, target) if tvm_runtime else None
-    shown = os.path.expanduser(output) if output is not None else os.path.join("dist", target.name)
-    check_output(shown)
-    check_seed(seed)
-    if threads is not None:
-        if not isinstance(threads, numbers.Integral) or not 1 <= threads <= 64:
-            raise InputError("the number of threads cannot be used", found=repr(threads), expected="1 to 64",
-                             do="leave it out for the target's default")
-        target = replace(target, threads=int(threads))
+    output = os.path.expanduser(output) if output is not None else os.path.join("dist", target.name)
+    check_output(output)
+    check_seed(given["seed"])
+    target = with_threads(target, threads)
     tuning = prepare(tuning, target)
     toolchain.find_compiler(target, cc)  # a missing compiler is said now and not after the work
-
-    with tempfile.TemporaryDirectory(prefix="tsm-export-") as work:
-        work = Path(work)
-        with progress.stage("step network"), traces.one_thread():
-            step = StepNetwork(net, input_size)
-            check_plain(net)
-            manifest = describe(net, step, target, step.num_classes, name=name, classes=classes, input_size=step.input_size,
-                                precision=precision, **description)
-            frames = verification_frames(manifest, seed=seed) if frames is None else check_frames(frames)
-            inputs = network_inputs(frames, manifest)
-        with evaluating(net):
-            reference, checks = verify_torch(net, step, inputs, progress)
-
-        with progress.stage("ONNX file"):
-            export_onnx(step, work / "model.onnx", manifest)
-        with progress.stage(f"ONNX vs torch ({len(inputs)} frames)"):
-            checks.append(tolerances.compare("ONNX vs torch", reference, traces.onnx_trace(work / "model.onnx", inputs)))
-            tolerances.require(checks, do="torch.onnx.export writes some operations as others: find the one that it gets wrong by leaving "
-                                      "layers out, write it in another way, and report it")
-
-        if isinstance(tuning, Tuner):
-            with progress.stage("tuning"):
-                tuning = tuning.run(import_onnx(work / "model.onnx"), target, precision, progress.note)
-        with progress.stage("kernels and library"):
-            program = import_onnx(work / "model.onnx")
-            library = build_library(program, manifest, target, work / "library", cc=cc, progress=progress.note,
-                                    tuning=tuning)
-        rounding = None
-        if precision == "fp16":
-            with progress.stage("what rounding to half precision costs"), traces.one_thread():
-                rounding = traces.rounding_trace(step, inputs)
-                moved = float(np.max(np.abs(rounding.logits - reference.logits)))
-                progress.note(f"logits move by {moved:.2g} by rounding alone")
-        traced = []
-        with progress.stage(f"library vs torch ({len(inputs)} frames)"):
-            checks.append(check_library(library, target, manifest, inputs, reference, work / "replay", precision,
-                                        cc, rounding, traced.append))
-            tolerances.require(checks)
-        relax = None
-        if runtime == "tvm":
-            with progress.stage("library for TVM's runtime"):
-                relax = build_relax_library(library, manifest, target, work / "relax", cc)
-            with progress.stage(f"TVM library vs torch ({len(inputs)} frames)"):
-                checks.append(check_relax(relax.path, target, manifest, inputs, reference, work / "tvm replay", tvm_runtime, cc))
-                tolerances.require(checks)
-
-        with progress.stage("bundle"):
-            results = tolerances.summary(checks)
-            if precision == "fp16":
-                count = golden_count(cache_size(manifest))
-                measured = (traced[0], tolerances.HALF_REPEAT) if traced else (rounding, tolerances.HALF_FACTOR * tolerances.HALF_REPEAT)
-                results["tolerances"] = tolerances.half_tolerances(reference.head(count), measured[0].head(count), measured[1])
-            report = fill_folder(shown, work, manifest, target, library, checks, results, frames, inputs, reference, notes_of(step), relax)
-    report.stages, report.seconds = list(progress.stages), time.perf_counter() - begin
-    manifest = json.loads((Path(shown) / "manifest.json").read_text(encoding="utf-8"))
-    return Bundle(Path(shown), manifest, report)
+    return Job(net, target, output, precision=precision, cc=cc, tuning=tuning, runtime=runtime, tvm_runtime=tvm_runtime, **given)
 
 
+def _keeper(folder, job):
+    if folder is None:
+        return None
+    from .keep import Keeper
+
+    return Keeper(folder, STAGES, job.output)

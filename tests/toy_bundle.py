@@ -123,7 +123,10 @@ def make_bundle(folder, library=None):
     return seal(folder)
 
 
-def copy_bundle(source, folder, **changes):
-    """A copy to spoil."""
+def with_device(source, folder, **changes):
+    """A copy with a device folder, as an export writes it."""
+    from tsm_edge.export.bundle.device import write_device
+
     shutil.copytree(source, folder)
-    return seal(folder, **changes) if changes else Path(folder)
+    write_device(Path(folder) / "device")
+    return seal(folder, **changes)

@@ -1,0 +1,1 @@
+"""Training an online network, measuring it, and recording clips for it."""

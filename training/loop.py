@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import math
-import signal
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -23,9 +22,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from tsm_edge.checkpoints import write_whole
-from tsm_edge.errors import InputError, TsmEdgeError
+from tsm_edge.checkpoints import save_whole
+from tsm_edge.errors import InputError
 from tsm_edge.training.gestures.hand_loss import WithHands, variance_of
+
+from .batches import Batches, frame_targets, normalise, read_batches
 
 STATE = 2  # version of last.pt: raise it where a state means something else than before
 
@@ -66,71 +67,6 @@ def learning_rate(options, step, steps_per_epoch):
         return options.peak_lr * (0.1 + 0.9 * (step + 1) / warm)
     part = (step - warm) / max(1, total - warm)
     return options.peak_lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * part)))
-
-
-class Batches(torch.utils.data.Dataset):
-    """Micro-batches of an epoch for one process, each a deterministic function of (seed, epoch, position).
-
-    Item i is (frames uint8 [n, T, h, w, 3], labels int64 [n], marks float32 [n, 2], hands float32 [n, T, 20]); marks are the
-    stroke's start and end as fractions of the clip, NaN where the data set does not know them; hands is empty unless the
-    options ask for a loss on it. What is wrong with the clips is given instead, as the error that `Trainer.run` raises: torch would
-    make a text of an error that is raised in a worker.
-    """
-
-    def __init__(self, data, transform, options, epoch, first_step, rank, world):
-        self.data, self.transform, self.options, self.epoch = data, transform, options, epoch
-        self.hands = data.targets if options.hand_loss else None
-        order = np.random.default_rng([options.seed, epoch, 1]).permutation(len(data))
-        steps = len(data) // options.batch
-        parts = world * options.accumulate
-        order = order[: steps * options.batch].reshape(steps, parts, options.batch // parts)
-        mine = order[first_step:, rank::world]  # [steps, accumulate, clips]
-        self.micro = mine.reshape(-1, options.batch // parts)
-
-    def __len__(self):
-        return len(self.micro)
-
-    def __getitem__(self, i):
-        try:
-            return self._batch(i)
-        except TsmEdgeError as error:
-            return error
-
-    def _batch(self, i):
-        clips, labels, marks, hands = [], [], [], []
-        for index in self.micro[i]:
-            # a data set with chance of its own takes (epoch, index), so that it too repeats itself
-            clip, label = self.data[(self.epoch, int(index)) if hasattr(self.data, "load") else int(index)]
-            hand = None if self.hands is None else np.array(self.hands[int(index)])
-            if self.transform is not None:
-                rng = np.random.default_rng([self.options.seed, self.epoch, int(index), 2])
-                clip, label = self.transform(clip, label, rng, hand)
-            hands.append(np.empty(0, np.float32) if hand is None else hand)
-            clips.append(clip)
-            labels.append(label)
-            marks.append(self.data.strokes[int(index)] if hasattr(self.data, "strokes") else (np.nan, np.nan))
-        return (torch.from_numpy(np.stack(clips)), torch.tensor(labels),
-                torch.from_numpy(np.array(marks, np.float32)), torch.from_numpy(np.stack(hands)))
-
-
-def normalise(frames, mean, std):
-    """uint8 [N, T, h, w, 3] -> float32 [N * T, 3, h, w], (pixel / 255 - mean) / std."""
-    x = frames.flatten(0, 1).permute(0, 3, 1, 2).float()
-    mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) * 255 for v in (mean, std))
-    return (x - mean) / std
-
-
-def frame_targets(labels, marks, frames, rest):
-    """Class of every frame, int64 [N, T], -100 where it is not decided yet.
-
-    A stroke counts from its middle (before, nobody can know) to a tenth of the clip after its end; frames before it begins
-    and well after it are `rest` (the class of no gesture; -100 where there is none).
-    """
-    t = (torch.arange(frames, device=labels.device) + 0.5) / frames
-    start, end = marks[:, :1], marks[:, 1:]
-    target = torch.full((len(labels), frames), -100, device=labels.device)
-    target = torch.where((t < start) | (t > end + 0.25), torch.full_like(target, rest), target)
-    return torch.where((t >= (start + end) / 2) & (t <= end + 0.1), labels[:, None].expand_as(target), target)
 
 
 class Trainer:
@@ -231,7 +167,7 @@ class Trainer:
     def _write_state(self):
         self._check_weights()
         if self.rank == 0:
-            write_whole(self.folder / "last.pt", self.state())
+            save_whole(self.folder / "last.pt", self.state())
         self.saved = self.step
 
     def _check_weights(self):
@@ -265,10 +201,6 @@ class Trainer:
 
     def _load_state(self):
         path = self.folder / "last.pt"
-        if self.rank == 0:  # what a killed run was writing
-            for pattern in ("last.pt.*.part", "*.pth.*.part", "last.part-*"):
-                for part in self.folder.glob(pattern):
-                    part.unlink(missing_ok=True)
         if not path.exists():
             return False
         try:
@@ -357,11 +289,6 @@ class Trainer:
 
     # --- the run ----------------------------------------------------------------------------------------------------------
 
-    def _loader(self, epoch, first_step):
-        batches = Batches(self.data, self.transform, self.options, epoch, first_step, self.rank, self.world)
-        return torch.utils.data.DataLoader(batches, batch_size=None, num_workers=self.workers, worker_init_fn=_in_worker,
-                                           pin_memory=self.device.type == "cuda")
-
     def run(self, on_step=None, writer=None):
         """Train to the end; returns the last epoch's validation accuracy (None without validation clips).
 
@@ -374,7 +301,8 @@ class Trainer:
             epoch, first = divmod(self.step, self.steps_per_epoch)
             self._train_mode()
             micro, began = [], time.perf_counter()
-            for batch in self._batches(epoch, first):
+            batches = Batches(self.data, self.transform, options, epoch, first, self.rank, self.world)
+            for batch in read_batches(batches, self.workers, self.device.type == "cuda"):
                 micro.append(batch)
                 if len(micro) < options.accumulate:
                     continue
@@ -404,19 +332,6 @@ class Trainer:
                 raise KeyboardInterrupt
         return self.accuracy
 
-    def _batches(self, epoch, first_step):
-        """Of the loader, with everything that can go wrong in its processes in words."""
-        try:
-            for batch in self._loader(epoch, first_step):
-                if isinstance(batch, Exception):
-                    raise batch
-                yield batch
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise InputError("a process that decodes clips has ended", found=str(error).partition("\n")[0],
-                             expected="--workers processes until the end", do="lower --workers; check the memory") from error
-
     def _finish_epoch(self, epoch, writer):
         self._check_weights()
         net = self.average or self.net
@@ -442,16 +357,6 @@ class Trainer:
         if self.rank == 0 and self.save:
             metrics = {"epoch": self.step // self.steps_per_epoch, "validation_top1": self.accuracy}
             self.save(self.folder / name, self.average or self.net, metrics)
-
-
-def _in_worker(_):
-    """In a process that decodes clips: Ctrl-C is the trainer's affair, and cores are shared by starting more of them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        import cv2
-    except ImportError:
-        return
-    cv2.setNumThreads(1)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,13 +17,12 @@ import numpy as np  # noqa: E402
 
 from tsm_edge.cli import choose  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.files import made_beside  # noqa: E402
 from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from tsm_edge.shell import quote  # noqa: E402
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
-
-from .parts import part_of, remove_dead  # noqa: E402
 
 EXAMPLES = """examples:
   tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
@@ -129,13 +127,9 @@ def class_folder(root, label):
     try:
         (root / label).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _not_writable(root, error) from error
+        raise InputError(f"no clips can be written to {root}", found=str(error), do="check --output",
+                         expected="a folder that can be written to, and room there") from error
     return root / label
-
-
-def _not_writable(folder, error):
-    return InputError(f"no clips can be written to {folder}", found=str(error), expected="a folder that can be written to, and room there",
-                      do="check --output")
 
 
 def write_clip(folder, frames, fps):
@@ -152,13 +146,7 @@ def write_clip(folder, frames, fps):
     Path
     """
     folder = Path(folder)
-    part = folder / part_of("")
-    try:
-        remove_dead(folder, "")
-        part.mkdir(exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    try:
+    with made_beside(folder / "clip.mp4") as part:
         film = part / "clip.mp4"
         height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # the codec wants even sides
         encode(film, [frame[:height, :width] for frame in frames], fps, f"the clip in {folder}")
@@ -175,8 +163,6 @@ def write_clip(folder, frames, fps):
                     os.replace(film, path)
                     return path
                 number += 1
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def next_number(folder):

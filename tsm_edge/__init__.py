@@ -5,6 +5,8 @@
 >>> model = tsm_edge.load("dist/nano")                               # a bundle; needs numpy only
 """
 
+__version__ = "0.1.0"  # the one place; setup.cfg reads it here
+
 _FACE = {"create_model": "tsm_edge.models", "load": "tsm_edge.runtimes"}
 
 __all__ = ["__version__", "create_model", "load"]
@@ -12,10 +14,6 @@ __all__ = ["__version__", "create_model", "load"]
 
 def __getattr__(name):
     # names are handed on when first used, so that `import tsm_edge` is instant and needs neither torch nor an engine
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("tsm-edge")
     if name not in _FACE:
         raise AttributeError(f"module 'tsm_edge' has no attribute {name!r}")
     import importlib

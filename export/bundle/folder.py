@@ -6,11 +6,11 @@ import ctypes
 import hashlib
 import json
 import os
-import shutil
-import uuid
+import tempfile
 from pathlib import Path
 
 from tsm_edge.errors import InputError
+from tsm_edge.files import made_beside
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
@@ -35,17 +35,6 @@ def _strangers(folder):
     return [path for path in _entries(folder) if path not in listed and path != "manifest.json"]
 
 
-def _unwritable(path, error):
-    return InputError(f"{path} cannot be written", found=str(error), expected="a folder one may write to", do="pick another --output")
-
-
-def _temporary(path, folder):
-    """A new empty folder in `folder`, named after `path`, that others may read as far as any new folder (mkdtemp's are private)."""
-    new = folder / f".{path.name}.new-{uuid.uuid4().hex[:12]}"
-    new.mkdir()
-    return new
-
-
 def check_output(output):
     """Is `output` free, an empty folder, or a bundle that may be replaced? Returns it as an absolute Path.
 
@@ -58,9 +47,10 @@ def check_output(output):
     """
     path = Path(os.path.abspath(os.path.expanduser(os.fspath(output))))
     try:
-        os.rmdir(_temporary(path, next((parent for parent in path.parents if parent.exists()), path)))
+        os.rmdir(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=next((parent for parent in path.parents if parent.exists()), path)))
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        raise _unwritable(path, error) from error
+        raise InputError(f"{path} cannot be written", found=str(error), expected="a folder one may write to",
+                         do="pick another --output") from error
     if path.is_symlink():
         raise InputError(f"{path} cannot be written", found="a symbolic link", expected="a new folder or a bundle",
                          do="name the folder that it points to, or another one")
@@ -94,47 +84,36 @@ def _exchange(one, other):
     return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
 
 
-def _put_in_place(new, output):
-    """Rename folder `new` to `output`; a bundle that is there already is removed afterwards."""
+def _put_in_place(new, output, old):
+    """Rename folder `new` to `output`; a bundle that is there already is left at `new` or `old`."""
     if output.exists() and not os.listdir(output):
         output.rmdir()  # Windows renames over nothing, be it empty
     if not output.exists():
-        os.rename(new, output)
+        os.replace(new, output)
         return
     if _exchange(new, output):
-        shutil.rmtree(new, ignore_errors=True)
         return
-    old = output.with_name(f".{output.name}.old-{uuid.uuid4().hex[:12]}")
-    os.rename(output, old)
+    os.replace(output, old)
     try:
-        os.rename(new, output)
+        os.replace(new, output)
     except BaseException:
-        os.rename(old, output)
+        os.replace(old, output)
         raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def new_folder(output):
-    """A context that yields an empty temporary folder beside `output` and renames it into place at a clean end.
+    """A context that yields an empty folder beside `output` and renames it into place at a clean end.
 
-    On an exception the temporary folder is removed and `output` stays as it was.
+    On an exception the folder is removed and `output` stays as it was.
     """
     output = check_output(output)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(output, output.parent)
-    except OSError as error:
-        raise _unwritable(output, error) from error
-    try:
-        yield temporary
+    with made_beside(output, parents=True, do="make room, or pick another --output") as part:
+        new = part / "new"
+        new.mkdir()
+        yield new
         check_output(output)  # minutes have passed since the first look
-        try:
-            _put_in_place(temporary, output)
-        except PermissionError as error:  # Windows lets nobody move what a program has open
-            raise _unwritable(output, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _put_in_place(new, output, part / "old")
 
 
 def list_files(folder):

@@ -4,12 +4,12 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.export.proof import traces as verify
+from tsm_edge.export.proof.traces import FRAMES
 
 GOLDEN_FRAMES, GOLDEN_FRAMES_LEAST, GOLDEN_CACHE_BYTES = 6, 3, 8 << 20
 
 
-def verification_frames(manifest, count=verify.FRAMES, seed=0):
+def verification_frames(manifest, count=FRAMES, seed=0):
     """Raw frames with image-like, moving content and one cut: uint8 [count, H0, W0, 3] RGB, larger than the input.
 
     The cut is there for trained networks: their answers move most when the scene changes.
@@ -30,11 +30,11 @@ def check_frames(frames):
     except ValueError as error:  # frames of different sizes
         raise InputError("the frames to verify with cannot be used", found=str(error)[:200], expected="one array, uint8 [T, H, W, 3] RGB",
                          do="bring them to one size and stack them") from error
-    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < verify.FRAMES:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[3] != 3 or len(frames) < FRAMES:
         raise InputError("the frames to verify with cannot be used", found=f"{frames.dtype} {list(frames.shape)}",
-                         expected=f"uint8 [T, H, W, 3] RGB with T >= {verify.FRAMES}",
+                         expected=f"uint8 [T, H, W, 3] RGB with T >= {FRAMES}",
                          do="pass other frames, or none to have some generated")
-    frames = frames[:verify.FRAMES]
+    frames = frames[:FRAMES]
     if (frames == frames[0]).all():
         raise InputError("the frames to verify with stand still", found=f"{len(frames)} frames, all the same",
                          expected="moving pictures", do="pass other frames, or none to have some generated")

@@ -5,6 +5,8 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 
+from tsm_edge.cli import columns
+
 
 class Progress:
     """Stages with their times. The plain one keeps them; a subclass shows them (see cli.py)."""
@@ -118,20 +120,14 @@ def rows(report):
     return pairs
 
 
-def _columns(table):
-    """Lines of a table of texts, columns aligned."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
-
-
 def lines(report):
     """The final tables as lines of text."""
     def number(value, form="{:.2g}"):
         return "-" if value is None else form.format(value)
 
     out = [] if report.trained else ["UNTRAINED (random weights)"]
-    out += _columns(rows(report)) + [""]
-    out += _columns([("check", "result", "frames", "max difference", "tolerance", "argmax flips")] + [
+    out += columns(rows(report)) + [""]
+    out += columns([("check", "result", "frames", "max difference", "tolerance", "argmax flips")] + [
         (check.name, check.status, str(check.frames), number(check.max_abs_diff), number(check.tolerance),
          number(check.argmax_flips, "{}")) for check in report.checks])
     out += [f"  {check.name}: {check.detail}" for check in report.checks if check.detail]

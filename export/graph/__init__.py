@@ -1,1 +1,5 @@
-"""From a step network to an ONNX file, and from that file to the list of operations that kernels are chosen for."""
+"""From a step network to operations.
+
+In: a StepNetwork. Out: the ONNX file (write), and the list of operations read back from it (to_ops: an ops.Program), which is all that
+kernels know of a network. Asked by kernels, library, tuning and the pipeline.
+"""

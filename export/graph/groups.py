@@ -20,8 +20,8 @@ def place_layouts(ops, graph):
     Parameters
     ----------
     ops : list
-        Program operations and onnx_reading.Node, in execution order.
-    graph : onnx_reading.Graph
+        Program operations and read.Node, in execution order.
+    graph : read.Graph
         Shapes, types and constants.
 
     Returns

@@ -35,6 +35,7 @@ class Conv:
     clip: tuple[float, float] | None = None  # (0, inf) is ReLU, (0, 6) is ReLU6
     residual: str | None = None  # added before the clip
     splice: Splice | None = None
+    x_dtype: str | None = None  # "float32": x is that in a program of half precision, too
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +66,7 @@ class Dense:
     weight: np.ndarray
     bias: np.ndarray
     clip: tuple[float, float] | None = None
+    out_dtype: str | None = None  # "float32": out is that in a program of half precision, too
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ import re
 
 import numpy as np
 
+from tsm_edge import __version__
+
 OPSET, IR_VERSION = 17, 8  # read by onnxruntime >= 1.13 and by every other engine in use
 
 
@@ -24,13 +26,16 @@ def _layer(node_name):
     return ".".join(path)
 
 
+# what the inputs of a node are called, by their place
+_ROLES = {"Conv": ("", "weight", "bias"), "Gemm": ("", "weight", "bias"), "Clip": ("", "low", "high"),
+          "Slice": ("", "starts", "ends", "axes", "steps"), "BatchNormalization": ("", "scale", "bias", "mean", "var")}
+
+
 def tidy(model, step_net):
     """Constants as initializers, no copies, readable names, nothing of the machine that wrote it."""
-    from onnx import helper, numpy_helper
+    from onnx import numpy_helper
 
-    graph = model.graph
-    inputs, outputs = end_names(step_net)
-    ends = {*inputs, *outputs}
+    graph, ends = model.graph, {name for names in end_names(step_net) for name in names}
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -39,53 +44,66 @@ def tidy(model, step_net):
         else:
             nodes.append(node)
     nodes = _without_copies(nodes, ends, values)
-
-    renamed, kept, names = {}, {}, set(ends)
-
-    def unique(name):
-        candidate, number = name, 2
-        while candidate in names:
-            candidate, number = f"{name}.{number}", number + 1
-        names.add(candidate)
-        return candidate
-
-    def constant(name, wish):
-        if name not in renamed:
-            value = values[name]
-            same = next((k for k, v in kept.items() if value.size <= 8 and v.size <= 8 and v.dtype == value.dtype
-                         and v.shape == value.shape and (v == value).all()), None)
-            renamed[name] = same or unique(wish)
-            kept[renamed[name]] = value
-        return renamed[name]
-
+    names = _Names(ends, values)
     for index, node in enumerate(nodes):
-        layer = _layer(node.name) or "net"
-        roles = {"Conv": ("", "weight", "bias"), "Gemm": ("", "weight", "bias"), "Clip": ("", "low", "high"),
-                 "Slice": ("", "starts", "ends", "axes", "steps"),
-                 "BatchNormalization": ("", "scale", "bias", "mean", "var")}.get(node.op_type, ())
-        for i, name in enumerate(node.input):
-            if name in values:
-                role = roles[i] if i < len(roles) else f"constant{i}"
-                small = node.op_type in ("Clip", "Slice")
-                node.input[i] = constant(name, f"{node.op_type.lower()}.{role}" if small else f"{layer}.{role}")
-            elif name:
-                node.input[i] = renamed.get(name, name)
-        node.name = f"{index:03d}.{layer}.{node.op_type.lower()}"
-        for i, name in enumerate(node.output):
-            if name and name not in ends:
-                renamed[name] = unique(f"{layer}.{node.op_type.lower()}")
-                node.output[i] = renamed[name]
+        names.rename(index, node)
         node.doc_string = ""
         del node.metadata_props[:]
         attributes = sorted(node.attribute, key=lambda a: a.name)
         del node.attribute[:]
         node.attribute.extend(attributes)
-
     del graph.node[:], graph.initializer[:], graph.value_info[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in kept.items())
+    graph.initializer.extend(numpy_helper.from_array(np.asarray(v, order="C"), k) for k, v in names.kept.items())
+    _sign(model, step_net)
+
+
+class _Names:
+    """New names for a graph's nodes and tensors. kept : {name: value} of the constants that the nodes read."""
+
+    def __init__(self, ends, values):
+        self.ends, self.values = ends, values
+        self.renamed, self.kept, self.taken = {}, {}, set(ends)
+
+    def rename(self, index, node):
+        layer, kind, roles = _layer(node.name) or "net", node.op_type.lower(), _ROLES.get(node.op_type, ())
+        for i, name in enumerate(node.input):
+            if name in self.values:
+                role = roles[i] if i < len(roles) else f"constant{i}"
+                small = node.op_type in ("Clip", "Slice")
+                node.input[i] = self.constant(name, f"{kind}.{role}" if small else f"{layer}.{role}")
+            elif name:
+                node.input[i] = self.renamed.get(name, name)
+        node.name = f"{index:03d}.{layer}.{kind}"
+        for i, name in enumerate(node.output):
+            if name and name not in self.ends:
+                node.output[i] = self.renamed[name] = self.unique(f"{layer}.{kind}")
+
+    def unique(self, name):
+        candidate, number = name, 2
+        while candidate in self.taken:
+            candidate, number = f"{name}.{number}", number + 1
+        self.taken.add(candidate)
+        return candidate
+
+    def constant(self, name, wish):
+        """The new name of a constant; small ones of the same value share one."""
+        if name not in self.renamed:
+            value = self.values[name]
+            same = next((k for k, v in self.kept.items() if value.size <= 8 and v.size <= 8 and v.dtype == value.dtype
+                         and v.shape == value.shape and (v == value).all()), None)
+            self.renamed[name] = same or self.unique(wish)
+            self.kept[self.renamed[name]] = value
+        return self.renamed[name]
+
+
+def _sign(model, step_net):
+    """Who wrote it, in which version of ONNX; and the graph's ends, with their shapes."""
+    from onnx import helper
+
+    graph = model.graph
     graph.name, graph.doc_string = "step", ""
-    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", _version(), "", ""
+    model.producer_name, model.producer_version, model.doc_string, model.domain = "tsm-edge", __version__, "", ""
     model.ir_version = IR_VERSION
     del model.opset_import[:], model.metadata_props[:]
     model.opset_import.append(helper.make_opsetid("", OPSET))
@@ -94,6 +112,7 @@ def tidy(model, step_net):
     shapes = {"frame": (1, 3, height, width), "logits": (1, step_net.num_classes)}
     for spec in step_net.cache_specs:
         shapes[spec.name] = shapes["next_" + spec.name] = spec.shape
+    inputs, outputs = end_names(step_net)
     float32 = 1
     graph.input.extend(helper.make_tensor_value_info(name, float32, shapes[name]) for name in inputs)
     graph.output.extend(helper.make_tensor_value_info(name, float32, shapes[name]) for name in outputs)
@@ -121,12 +140,3 @@ def _without_copies(nodes, ends, values):
             other.input[:] = [new if name == old else name for name in other.input]
             other.output[:] = [new if name == old else name for name in other.output]
     return result
-
-
-def _version():
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("tsm-edge")
-    except PackageNotFoundError:
-        return ""

@@ -49,7 +49,16 @@ def import_onnx(model, frame="frame", logits="logits"):
     for name in caches:  # a cache that is used in an unknown way has no channels of its own to name
         fold = graph.shapes[name][1]
         listed.append(splices.get(name) or Splice(name, "next_" + name, 0, fold))
-    return Program(ops, shapes, frame, logits, listed)
+    return Program([_at_end(op, frame, logits) for op in ops], shapes, frame, logits, listed)
+
+
+def _at_end(op, frame, logits):
+    """The operation, with the type of what it has of the step's ends: the frame comes and the logits go as float32."""
+    if isinstance(op, Conv) and op.x == frame:
+        return replace(op, x_dtype="float32")
+    if isinstance(op, Dense) and op.out == logits:
+        return replace(op, out_dtype="float32")
+    return op
 
 
 def _splice_of(op):

@@ -13,8 +13,6 @@ import os
 import sys
 import warnings
 
-import numpy as np
-
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
 from .control_flow import refuse_decisions
@@ -64,17 +62,6 @@ def export_onnx(step_net, path, manifest=None):
         with open(path, "wb") as file:
             file.write(model.SerializeToString(deterministic=True))
     return model
-
-
-def read_manifest(model):
-    """The manifest inside an ONNX file or model (dict), None if it has none."""
-    import onnx
-
-    model = onnx.load(os.fspath(model), load_external_data=False) if isinstance(model, (str, os.PathLike)) else model
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            return json.loads(entry.value)
-    return None
 
 
 def _trace(step_net):
@@ -138,9 +125,6 @@ def _plain_attention():
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-# --- names and order that do not depend on the exporter --------------------------------------------------------------
-
-
 def _check(model, step_net):
     """ONNX's checker and strict shape inference; returns the model with the shapes of all tensors written in."""
     import onnx
@@ -162,61 +146,3 @@ def _check(model, step_net):
                          expected="every input read and every output computed",
                          do="a shift whose result the logits do not depend on must be taken out of the network")
     return model
-
-
-# --- parity ----------------------------------------------------------------------------------------------------------
-
-
-def check_parity(step_net, model, inputs=None, *, frames=16, seed=0):
-    """Run torch and onnxruntime over the same chained frames, each on its own caches, and measure how they differ.
-
-    Parameters
-    ----------
-    step_net : StepNetwork
-    model : path or onnx.ModelProto
-    inputs : float32 [T, 3, H, W] or None
-        Normalised frames; image-like ones when None.
-    frames, seed : how many frames to generate, and from which seed.
-
-    Returns
-    -------
-    dict
-        frames, max_abs_diff (logits), max_abs_logit, moved (largest change of a logit over the frames), argmax_flips,
-        cache_max_abs_diff, cache_max_abs.
-    """
-    import onnxruntime
-    import torch
-
-    if inputs is None:
-        from tsm_edge.sensitive import image_like_frames
-
-        inputs = image_like_frames(frames, step_net.input_size, seed)
-    source = os.fspath(model) if isinstance(model, (str, os.PathLike)) else model.SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    names, outputs = end_names(step_net)
-    caches = step_net.zero_caches()
-    state = [cache.numpy() for cache in caches]
-    result = {"frames": len(inputs), "max_abs_diff": 0.0, "max_abs_logit": 0.0, "moved": 0.0, "argmax_flips": 0,
-              "cache_max_abs_diff": 0.0, "cache_max_abs": 0.0}
-
-    def most(key, value):
-        # a NaN must not get lost in a maximum
-        result[key] = float(value) if not value <= result[key] else result[key]
-
-    seen = []
-    for frame in np.asarray(inputs, np.float32):
-        with torch.no_grad():
-            logits, *caches = step_net(torch.from_numpy(np.ascontiguousarray(frame))[None], *caches)
-        got, *state = session.run(outputs, dict(zip(names, [frame[None], *state])))
-        seen.append(logits.numpy().copy())
-        most("max_abs_diff", np.abs(seen[-1] - got).max())
-        most("max_abs_logit", np.abs(seen[-1]).max())
-        result["argmax_flips"] += int(seen[-1].argmax() != got.argmax())
-        for expected, other in zip(caches, state):
-            most("cache_max_abs_diff", np.abs(expected.numpy() - other).max())
-            most("cache_max_abs", np.abs(other).max())
-    result["moved"] = float(np.ptp(np.concatenate(seen), axis=0).max())
-    return result

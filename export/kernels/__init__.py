@@ -1,6 +1,6 @@
 """Our TensorIR kernels: `build` makes one for an operation of the step program, `fuse` decides what is fused first.
 
-Each module of blocks/ has `build(op, shapes, target, precision="fp32") -> Kernel | None` for its operations.
+Each module of blocks/ has `build(op, shapes, target, dtype="float32") -> Kernel | None` for its operations.
 A kernel's tensors are flat buffers, row-major; activations are (h, w, c).
 """
 from __future__ import annotations
@@ -29,9 +29,9 @@ def build(op, shapes, target, precision="fp32", choices=None):
     ----------
     op : an operation of tsm_edge.export.graph.ops
     shapes : dict of tensor name -> shape, as in Program.shapes
-    target : targets.Target
+    target : Target
     precision : "fp32" or "fp16"
-    choices : choices.Choices for the free parameters of its kind of kernel; None leaves them to the builder
+    choices : Choices (choose/choices.py) for the free parameters of its kind of kernel; None leaves them to the builder
 
     Returns
     -------
@@ -52,7 +52,7 @@ def build(op, shapes, target, precision="fp32", choices=None):
         from tsm_edge.export.kernels.blocks import half
 
         return half.build(builder, op, shapes, target)
-    return builder(op, shapes, target, precision)
+    return builder(op, shapes, target)
 
 
 def _conv_builder(op):
@@ -62,6 +62,6 @@ def _conv_builder(op):
     return "depthwise" if op.weight.shape[1] == 1 else None
 
 
-def fuse(step, target):
-    """The program with operations fused where that pays on `target`; see fusion.py."""
-    return importlib.import_module(f"{__name__}.fusion").fuse(step, target)
+def fuse(step):
+    """The program with operations fused; see fusion.py."""
+    return importlib.import_module(f"{__name__}.fusion").fuse(step)

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.export.graph.ops import Conv, Fallback, Layout
+from tsm_edge.export.graph.ops import Conv, Fallback, Layout, Program
+from tsm_edge.export.kernels.choose.record import Applied
 from tsm_edge.export.kernels.generic import lower
 
 from . import build, fuse
@@ -15,15 +16,42 @@ from . import build, fuse
 MOST_GROUPS = 8  # grouped convolutions are computed as full ones up to this many groups
 
 
-def build_kernels(program, target, precision="fp32", choose=None):
-    """Kernels of a program, ours where there is one, else TVM's legalisation. choose: see `make_kernel`.
+@dataclass(frozen=True)
+class Chosen:
+    """The kernels of a program.
+
+    program : after fusion. calls : (operation, Kernel), in order; an operation may take several kernels.
+    fallbacks : ONNX operations that TVM's own legalisation computes, "Sigmoid (3)". notes : lines for the report.
+    """
+
+    program: Program
+    calls: list
+    fallbacks: list
+    notes: list
+
+
+def choose_kernels(program, target, precision="fp32", tuning=None):
+    """The kernels of a program: ours where there is one, else TVM's legalisation.
+
+    Parameters
+    ----------
+    program : Program
+    target : Target
+    precision : "fp32" or "fp16"
+    tuning : choose.record.Record or None
+        What to choose in kernels instead of what their cost model would.
 
     Returns
     -------
-    (Program, list of (operation, Kernel), dict)
-        The program after fusion; calls in order; ONNX operations that fell back, with how often.
+    Chosen
+
+    Raises
+    ------
+    InputError
+        In half precision, for an operation that has no kernel of ours.
     """
-    program = fuse(program, target)
+    choose = Applied(tuning) if tuning else None
+    program = fuse(program)
     calls, fell_back = [], Counter()
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision, choose)
@@ -36,13 +64,14 @@ def build_kernels(program, target, precision="fp32", choose=None):
         calls += [(op, part) for part in lower.lower(op, program.shapes, target)]
         if not isinstance(op, Layout):
             fell_back.update(op.ops if isinstance(op, Fallback) else [type(op).__name__])
-    return program, calls, fell_back
+    fallbacks = [f"{name} ({count})" if count > 1 else name for name, count in sorted(fell_back.items())]
+    return Chosen(program, calls, fallbacks, [choose.note()] if choose else [])
 
 
 def make_kernel(op, shapes, target, precision="fp32", choose=None):
     """The kernel of ours for an operation, or None.
 
-    choose : given the kernel as its cost model has it, returns the kernels.choices.Choices to build it with, or None.
+    choose : given the kernel as its cost model has it, returns the Choices to build it with, or None.
     """
     if isinstance(op, Fallback):
         return None

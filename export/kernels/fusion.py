@@ -1,7 +1,7 @@
 """Which operations become one kernel.
 
 A depthwise convolution between two pointwise ones (or before one) becomes a ops.InvertedResidual where nothing else
-looks at the tensors between them. `explain` says what was decided, and why.
+looks at the tensors between them.
 """
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from dataclasses import replace
 
 from tsm_edge.export.graph import ops
 from tsm_edge.export.kernels.blocks import inverted_residual
-from tsm_edge.export.kernels.choose import strip_cost
 
 
-def fuse(step, target):
-    """The program with the operations fused that pay on `target`.
+def fuse(step):
+    """The program with the operations fused that can be.
 
     Parameters
     ----------
     step : ops.Program
-    target : targets.Target
 
     Returns
     -------
@@ -42,17 +40,6 @@ def fuse(step, target):
                 gone.update(id(op) for op in (first, depthwise) if op)
                 break
     return replace(step, ops=[blocks.get(id(op), op) for op in step.ops if id(op) not in gone])
-
-
-def explain(step, target):
-    """Lines of text: what became of each depthwise convolution, and how the fused blocks are cut up."""
-    lines = []
-    for op in fuse(step, target).ops:
-        if isinstance(op, ops.InvertedResidual):
-            lines.append(f"{op.name}: {strip_cost.choose(op, step.shapes, target).describe(op, step.shapes, target)}")
-        elif isinstance(op, ops.Conv) and op.groups > 1:
-            lines.append(f"{op.name}: not fused")
-    return lines
 
 
 def _uses(step):

@@ -1,4 +1,4 @@
-"""Reads ELF files (and writes ar archives) in plain Python, so that libraries can be audited without binutils."""
+"""Reads ELF files in plain Python, so that libraries can be audited without binutils."""
 from __future__ import annotations
 
 import os
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from tsm_edge.errors import InputError
 
 MACHINES = {62: "x86_64", 183: "aarch64", 40: "armv7l"}
-PT_LOAD, PT_DYNAMIC, PT_PHDR, PT_GNU_STACK = 1, 2, 6, 0x6474E551
-SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERDEF, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF
+PT_LOAD, PT_PHDR, PT_GNU_STACK = 1, 6, 0x6474E551
+SHT_SYMTAB, SHT_DYNSYM, SHT_GNU_VERNEED, SHT_GNU_VERSYM = 2, 11, 0x6FFFFFFE, 0x6FFFFFFF
 DT_NEEDED, DT_SONAME, DT_TEXTREL, DT_FLAGS, DT_RUNPATH, DT_RPATH = 1, 14, 22, 30, 29, 15
 WEAK, GLOBAL = 2, 1
 DEFAULT, HIDDEN = 0, 2
@@ -208,8 +208,3 @@ class _Reader:
                     entry += after
                 at += following
         return names
-
-
-# --- archives --------------------------------------------------------------------------------------------------------
-
-

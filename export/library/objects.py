@@ -73,18 +73,32 @@ def cpu_count():
 
 
 def compile_functions(functions, target):
-    """Compile kernels with the settings that all of them are made with, in exports, tests and measurements.
+    """TensorIR functions by symbol -> TVM's compiled module, with the settings that every kernel is compiled with.
 
-    functions : symbol -> TensorIR function. target : of TVM (`Target.tvm_target`). Returns TVM's compiled module.
+    target : as `Target.tvm_target` gives it.
     """
     tvm = import_tvm()
     # TVM's storage rewrite moves a buffer that belongs to one thread of a parallel launch out of the launch, where all
     # threads share it. Our kernels place their buffers themselves.
     with tvm.transform.PassContext(config={"tirx.disable_storage_rewrite": True}):
-        return tvm.compile(tvm.IRModule(functions), target=target)
+        return tvm.compile(tvm.IRModule(functions), target=target).mod
 
 
 def _compile(functions, target, output, hidden=True):
-    compile_functions(functions, target).mod.write_to_file(str(output), "o")
+    compile_functions(functions, target).write_to_file(str(output), "o")
     if hidden:
         output.write_bytes(archive.hide_symbols(output.read_bytes()))
+
+
+def assembly(calls, target):
+    """The machine code of the kernels as text, by symbol: for reading."""
+    def text(function):
+        return compile_functions({"main": function}, compiling).inspect_source("asm")
+
+    functions, compiling = functions_of(calls), target.tvm_target()
+    usual = threading.stack_size(STACK_BYTES)
+    try:
+        with ThreadPoolExecutor(max_workers=1) as thread:  # for its stack
+            return dict(zip(functions, thread.map(text, functions.values())))
+    finally:
+        threading.stack_size(usual)

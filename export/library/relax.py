@@ -42,7 +42,6 @@ class RelaxReport:
     kernels: dict  # kind -> calls in a step
     functions: tuple  # symbols of the TensorIR functions that `main` calls
     fallbacks: list  # as in LibraryReport
-    memory_bytes: int  # of all blocks that one step works in
     audit: Audit
 
     def as_dict(self):
@@ -154,8 +153,8 @@ def build_relax_library(library, manifest, target, workdir, cc=None):
     workdir = Path(workdir).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
     compiler = toolchain.find_compiler(target, cc)
-    native = {kernel.symbol for _, kernel in library.kernel_calls}
-    program, calls = with_outer_layout(library.program, library.kernel_calls, target)
+    native = {kernel.symbol for _, kernel in library.chosen.calls}
+    program, calls = with_outer_layout(library.chosen.program, library.chosen.calls, target)
     plan = make_plan(calls, program, place_in_blocks)
 
     objects = []
@@ -170,7 +169,7 @@ def build_relax_library(library, manifest, target, workdir, cc=None):
     toolchain.link_shared(compiler, target, [*objects, pack], LIBRARY, workdir, "tvm.map", soname=LIBRARY, closed=False)
     path = workdir / LIBRARY
     return RelaxReport(path, path.stat().st_size, dict(Counter(kernel.kind for _, kernel in calls)),
-                       tuple(sorted({kernel.symbol for _, kernel in calls})), list(library.fallbacks), plan.arena_bytes,
+                       tuple(sorted({kernel.symbol for _, kernel in calls})), list(library.chosen.fallbacks),
                        audit(path, target, EXPORTS, RUNTIME_SYMBOLS).require())
 
 

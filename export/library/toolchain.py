@@ -28,7 +28,6 @@ class Compiler:
     kind: str
     version: str
     flags: tuple = ()
-    has_libc: bool = True  # False: objects only (Android without an NDK)
 
     def describe(self):
         return f"{self.version} ({' '.join(quote(os.path.basename(c)) for c in self.command)})"
@@ -98,11 +97,6 @@ def _version(command):
     return text.strip().splitlines()[0] if code == 0 and text.strip() else None
 
 
-def glibc_version(target):
-    """(2, 27) of "glibc 2.27"."""
-    return tuple(int(part) for part in target.libc.split()[1].split("."))
-
-
 def _zig(target, command):
     version = _version(command)
     if version is None:
@@ -111,7 +105,7 @@ def _zig(target, command):
                                     do="pip install --force-reinstall ziglang")
     if target.os == "android":  # no bionic in zig: enough for objects that use nothing of it
         return Compiler(command, "zig", f"ziglang {_zig_version()}, {version}",
-                        ("-target", f"{target.arch}-linux-android", "-ffreestanding"), has_libc=False)
+                        ("-target", f"{target.arch}-linux-android", "-ffreestanding"))
     triple = f"{ZIG_TARGET[target.arch]}.{target.libc.split()[1]}"
     # on 64-bit ARM the baseline has all that the runtime can use; elsewhere the target's level is worth naming
     cpu = ("-mcpu=" + target.cpu.replace("-", "_"),) if target.arch in ("armv7l", "x86_64") else ()

@@ -62,7 +62,7 @@ def emulator(target, static=False):
     if command is None:
         missing = f"{name} is not installed (Debian and Ubuntu: apt install qemu-user)"
         return _unicorn(target, missing) if static else (None, missing)
-    cpus = subprocess.run([command, "-cpu", "help"], capture_output=True, text=True).stdout.split()
+    cpus = subprocess.run([command, "-cpu", "help"], capture_output=True, encoding="utf-8").stdout.split()
     cpu = target.emulator_cpu if target.emulator_cpu in cpus else "max"
     return [command, "-cpu", cpu], f"under {name} -cpu {cpu}"
 
@@ -160,8 +160,29 @@ def replay(prefix, command, inputs, manifest, work, threads):
     return read_trace(result, len(inputs), manifest), float(found[2]), int(found[1])
 
 
-def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None,
-                  keep=None):
+def way_to_run(target):
+    """How the library is run on this machine.
+
+    Returns
+    -------
+    (list of str or None, str, bool, int)
+        Command prefix (None: it cannot be run), how to say it or why not, whether it is linked into a static program, and the number of
+        threads to ask for (0: the model's own).
+    """
+    prefix, how = emulator(target)
+    if prefix is None:
+        prefix, how = emulator(target, static=True)
+        how += ", the same compiled network linked with musl libc (it runs static programs of one thread)" if prefix else ""
+        return prefix, how, True, 1
+    if target.os == "android" or target.link == "static":
+        return prefix, how + ", the same compiled network linked with musl libc (Android's own is not at hand)", True, 0
+    folder = sysroot(target) if prefix else None
+    if prefix and folder is None:
+        return prefix, how + ", the same compiled network linked with musl libc (no glibc of this architecture is installed)", True, 0
+    return [*prefix, "-L", folder] if folder else prefix, how, False, 0
+
+
+def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None):
     """Chain the compiled library over `inputs` and compare logits and all caches with the torch reference.
 
     Parameters
@@ -170,54 +191,34 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     target : Target
     manifest : dict
     inputs : float32 [T, 3, H, W]
-    reference : verify.Trace
+    reference : traces.Trace
     work : Path
         Created; the program and its files go there.
-    precision, rounding : as for `verify.compare`
-    keep : callable or None
-        Given the library's Trace, if it was run.
+    precision, rounding : as for `tolerances.compare`
 
     Returns
     -------
-    Check
-        PASSED or FAILED as measured; NOT_EXECUTED, with the reason, where there is nothing to run it with.
+    (Check, Trace or None)
+        PASSED or FAILED as measured, with what the library gave; NOT_EXECUTED, with the reason, where there is nothing to run it with.
     """
     work = Path(work)
     work.mkdir(parents=True, exist_ok=True)
-    prefix, how = emulator(target)
-    alone = prefix is None
-    if alone:
-        prefix, how = emulator(target, static=True)
+    prefix, how, static, asked = way_to_run(target)
     if prefix is None:
-        return Check(NAME, NOT_EXECUTED, detail=how)
-    static = alone or target.os == "android" or target.link == "static"
-    if alone:
-        how += ", the same compiled network linked with musl libc (it runs static programs of one thread)"
-    elif static:
-        how += ", the same compiled network linked with musl libc (Android's own is not at hand)"
-    elif prefix:
-        folder = sysroot(target)
-        if folder:
-            prefix = [*prefix, "-L", folder]
-        else:
-            static = True
-            how += ", the same compiled network linked with musl libc (no glibc of this architecture is installed)"
+        return Check(NAME, NOT_EXECUTED, detail=how), None
+    trace = None
     try:
         command = build_replay(library, target, work, static, cc)
-        trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, int(alone))
-        if keep:
-            keep(trace)
-        how += f", {threads} thread{'s' if threads != 1 else ''}"
-        if not prefix:
-            how += f", {mean_ms:.1f} ms a frame"
+        trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, asked)
+        how += f", {threads} thread{'s' if threads != 1 else ''}" + ("" if prefix else f", {mean_ms:.1f} ms a frame")
         check = tolerances.compare(NAME, reference, trace, precision, how, rounding)
         if check.status == FAILED or threads == 1:
-            return check
+            return check, trace
         few = min(3, len(inputs))
         alone, _, _ = replay(prefix, command, inputs[:few], manifest, work, 1)
         second = tolerances.compare(NAME, reference.head(few), alone, precision, "with one thread", rounding)
-        return second if second.status == FAILED else check
+        return second if second.status == FAILED else check, trace
     except subprocess.TimeoutExpired:
-        return Check(NAME, FAILED, detail=f"{how}: no end after {TIMEOUT_SECONDS} s")
+        return Check(NAME, FAILED, detail=f"{how}: no end after {TIMEOUT_SECONDS} s"), trace
     except RuntimeError as error:
-        return Check(NAME, FAILED, detail=f"{how}: {error}")
+        return Check(NAME, FAILED, detail=f"{how}: {error}"), trace

@@ -145,7 +145,7 @@ def replay(prefix, path, target, manifest, inputs, threads, work, tvm_runtime, c
     numbers = [len(inputs), size["height"], size["width"], len(manifest["classes"]),
                *(n for cache in manifest["caches"] for n in cache["shape"][1:])]
     command = [*wrapped, program, Path(path).resolve(), work / "inputs.bin", work / "outputs.bin", *numbers]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
+    done = subprocess.run([str(part) for part in command], capture_output=True, encoding="utf-8", errors="replace", timeout=TIMEOUT_SECONDS)
     if done.returncode:
         words = (done.stdout + done.stderr).strip().splitlines()
         raise RuntimeError(f"exit code {done.returncode}: {' / '.join(words[-3:])}")

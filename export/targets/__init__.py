@@ -1,1 +1,4 @@
-"""The devices: what their processors can do, and what this machine is."""
+"""The devices: what their processors can do (boards), and what this machine is (host).
+
+In: a name. Out: a Target, which is all that kernels, library and proof know of a device. Kernels ask for `target`, never for `boards`.
+"""

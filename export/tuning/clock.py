@@ -179,7 +179,7 @@ def _library(kernels, target, folder, cc):
     toolchain.call(compiler, ["-shared", "-nostdlib", *names, "-o", "kernels.so"], folder, "linking kernels to time")
     # another name for other content: where one was loaded before, the same name would give it again
     digest = hashlib.sha256((folder / "kernels.so").read_bytes()).hexdigest()[:16]
-    return (folder / "kernels.so").rename(folder / f"tsm_tune_{digest}.so")
+    return (folder / "kernels.so").replace(folder / f"tsm_tune_{digest}.so")
 
 
 def _time(kernels, outputs, module, device, rounds):

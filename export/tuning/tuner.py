@@ -10,10 +10,12 @@ import re
 import time
 from dataclasses import dataclass, replace
 
+from tsm_edge import __version__
 from tsm_edge.errors import InputError
 from tsm_edge.export.kernels.choose import choices as choosing
 from tsm_edge.export.kernels.choose.choices import Choices
-from tsm_edge.export.kernels.choose.record import Entry, Record, check, features, read_record, shipped, write_part
+from tsm_edge.export.kernels.choose.record import ANOTHER_FILE, Entry, Record, check, features, read_record, shipped
+from tsm_edge.files import made_beside
 
 from . import clock
 
@@ -86,9 +88,10 @@ class Tuner:
                 if "another version" not in error.problem:
                     raise InputError(f"{self.path} is in the way of the tuning record", found=error.found,
                                      expected="no file, or an older tuning record",
-                                     do="name another file with --tuning-record") from error
+                                     do=ANOTHER_FILE) from error
         clock.check_place(target, self.tracker, self.key)
-        write_part(self.path, "").unlink()
+        with made_beside(self.path, parents=True, do=ANOTHER_FILE):
+            pass  # where this can be made, the record can
 
     def run(self, program, target, precision="fp32", note=lambda text: None):
         """Measure, write the record and return it, with what an older one in its place knew of other kernels."""
@@ -181,7 +184,7 @@ def _short(seconds):
 def _versions():
     from importlib.metadata import version
 
-    return {"apache-tvm": version("apache-tvm"), "tsm-edge": version("tsm-edge")}
+    return {"apache-tvm": version("apache-tvm"), "tsm-edge": __version__}
 
 
 def _tasks(program, target, precision):
@@ -189,7 +192,7 @@ def _tasks(program, target, precision):
     from tsm_edge.export import kernels
     from tsm_edge.export.kernels.calls import make_kernel
 
-    program = kernels.fuse(program, target)
+    program = kernels.fuse(program)
     tasks = {}
     for op in program.ops:
         kernel = make_kernel(op, program.shapes, target, precision)

@@ -49,7 +49,7 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
     assert report["verdict"].startswith("PASSED") and "UNTRAINED" not in report["verdict"] + (output / "README.md").read_text()
     assert report["options"]["arch"] == "mobilenet_v2" and report["options"]["input-size"] == "64x64"
     assert report["fallbacks"] == [] and report["kernels"] and report["macs"] > 20e6 and len(report["stages"]) >= 7
-    for stage in ("step network", "ONNX file", "kernels and library", "library vs torch (16 frames)", "bundle"):
+    for stage in ("trace", "prove the step", "choose kernels", "prove the library", "write the bundle"):
         assert f" ok  {stage}" in error
     assert "options: target=host" in error and error.strip().splitlines()[-1] == report["verdict"]
     manifest = json.loads((output / "manifest.json").read_text())
@@ -60,8 +60,8 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
 def test_without_a_checkpoint_the_model_of_the_package_is_taken(monkeypatch, published):
     monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", published)
     args = cli._parser().parse_args(["--target", "host"])
-    info = cli.make_network(args, None).tsm_info
-    assert info["trained"] is True and info["num_classes"] == 27 and info["classes"][16] == "Swiping Left"
+    card = cli.make_network(args, None).card
+    assert card.trained is True and card.num_classes == 27 and card.classes[16] == "Swiping Left"
 
 
 def refused(capsys, tmp_path, *argv):
@@ -154,7 +154,7 @@ def test_a_failed_check_ends_with_its_verdict_exit_code_1_and_no_bundle(capsys, 
 
 def test_a_missing_cross_compiler_is_refused_before_the_work(capsys, tmp_path):
     text = refused(capsys, tmp_path, "--random-weights", "--width", "0.1", "--input-size", "32x32", "--cc", "no-such-gcc")
-    assert "--cc no-such-gcc" in text and "step network" not in text
+    assert "--cc no-such-gcc" in text and "prove the step" not in text
 
 
 def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path):
@@ -165,7 +165,7 @@ def test_an_export_that_is_stopped_leaves_nothing_behind(tmp_path):
         env=dict(os.environ, TMPDIR=str(tmp_path / "work")), stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # a suite under nohup has it ignored
     for line in export.stderr:
-        if line.startswith("ONNX file"):
+        if line.startswith("read the operations"):
             break
     for _ in range(3):
         export.send_signal(signal.SIGHUP)

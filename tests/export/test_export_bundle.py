@@ -17,9 +17,10 @@ from torch import nn  # noqa: E402
 
 import tsm_edge  # noqa: E402
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
-from tsm_edge.export import bundle as bundling  # noqa: E402
 from tsm_edge.export import export_bundle  # noqa: E402
-from tsm_edge.export.bundle.report import Progress  # noqa: E402
+from tsm_edge.export.bundle.golden import golden_count  # noqa: E402
+from tsm_edge.export.bundle.write import notes_of  # noqa: E402
+from tsm_edge.export.proof.step import prove_step  # noqa: E402
 from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
@@ -76,7 +77,8 @@ def test_the_bundle_is_verified_in_all_three_ways(made):
 def test_the_bundle_holds_what_its_manifest_lists_and_no_more(made):
     found = {Path(base, file).relative_to(made.path).as_posix() for base, _, files in os.walk(made.path) for file in files}
     assert found == {entry["path"] for entry in made.manifest["files"]} | {"manifest.json"}
-    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_device.py"} <= found
+    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_edge.pyz", "device/tsm_device.py"} \
+        <= found
     for entry in made.manifest["files"]:
         data = (made.path / entry["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
@@ -155,8 +157,8 @@ def test_the_network_is_left_as_it_is_also_after_a_refusal(tmp_path):
 
 
 def test_a_network_without_shifts_has_a_note():
-    assert bundling.notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
-    assert bundling.notes_of(StepNetwork(make_net(), SIZE)) == []
+    assert notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
+    assert notes_of(StepNetwork(make_net(), SIZE)) == []
 
 
 def refused_without_trace(tmp_path, error, **options):
@@ -225,7 +227,7 @@ def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
 @pytest.mark.parametrize("options, problem", [
     ({"threads": "2"}, "number of threads"), ({"threads": 1.5}, "number of threads"), ({"seed": -1}, "seed"), ({"seed": 2 ** 80}, "seed"),
     ({"input_size": "48x40"}, "input size"), ({"input_size": 0}, "input size"), ({"classes": "abc"}, "class names"),
-    ({"std": [0, 0, 0]}, "input.std"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
+    ({"std": [0, 0, 0]}, "std cannot be used"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
     ({"output": "afile/b"}, "cannot be written"), ({"target": None}, "unknown target")])
 def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch, options, problem):
     (tmp_path / "afile").write_text("")
@@ -275,9 +277,8 @@ class Running(Mine):
 def test_a_network_that_cannot_step_hears_why(kind, do):
     torch.manual_seed(0)
     net, inputs = kind().eval(), image_like_frames(4, SIZE, 0)
-    with pytest.raises(CheckFailedError, match="step network vs clip network") as error:
-        bundling.verify_torch(net, StepNetwork(net, SIZE), inputs, Progress())
-    assert do in error.value.do
+    _, checks, advice = prove_step(net, StepNetwork(net, SIZE), inputs)
+    assert [(check.name, check.status) for check in checks] == [("step network vs clip network", "failed")] and do in advice
 
 
 def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
@@ -297,4 +298,4 @@ def test_without_an_emulator_the_bundle_is_written_but_not_called_passed(tmp_pat
 
 
 def test_golden_keeps_fewer_frames_of_networks_with_large_caches():
-    assert [bundling.golden_count(size) for size in (0, 108192, 2809856, 100 << 20)] == [6, 6, 3, 3]
+    assert [golden_count(size) for size in (0, 108192, 2809856, 100 << 20)] == [6, 6, 3, 3]

@@ -11,9 +11,9 @@ import pytest
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
 
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
+from tsm_edge.files import part_of  # noqa: E402
 from tsm_edge.runtimes.sources import Source  # noqa: E402
 from tsm_edge.training import record  # noqa: E402
-from tsm_edge.training.parts import part_of  # noqa: E402
 
 
 def run(*argv):
@@ -98,7 +98,7 @@ def test_a_clip_that_was_deleted_is_not_made_up_for_by_one_that_is_there(tmp_pat
 def test_what_a_killed_recording_left_is_removed(tmp_path):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    left = tmp_path / part_of("").replace(str(os.getpid()), str(gone.pid))
+    left = tmp_path / part_of("clip.mp4").replace(str(os.getpid()), str(gone.pid))
     left.mkdir()
     (left / "clip.mp4").write_bytes(b"half")
     record.write_clip(tmp_path, [np.zeros((32, 32, 3), np.uint8)] * 3, 10.0)

@@ -1,14 +1,15 @@
 """Changes to training clips. A clip is uint8 RGB [T, h, w, 3]; every frame of a clip is changed alike.
 
-A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: those that turn directions around
-(`Mirror`, `Backwards`) change the label with the picture, by a declared map, and leave clips alone whose opposite is
-not among the classes. `hands`, None or float32 [T, 20] as in `gestures_targets`, is changed in place with the picture.
+A transform is called as `transform(clip, label, rng, hands)` and returns `(clip, label)`: `Mirror` changes the label with
+the picture, by a declared map, and leaves clips alone whose opposite is not among the classes. `hands`, None or float32
+[T, 20] as in gestures/targets.py, is changed in place with the picture.
 """
 import re
 
 import cv2
 import numpy as np
 
+from tsm_edge.card import MEAN, STD
 from tsm_edge.errors import InputError
 from tsm_edge.picture import geometry
 from tsm_edge.picture import shorter_side as default_shorter_side
@@ -16,9 +17,6 @@ from tsm_edge.training.gestures.labels import MIRRORED, REVERSED, slug
 from tsm_edge.training.gestures.targets import crop_hands, mirror_hands
 
 from .listing import class_finder
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 _SIDES = re.compile(r"(^|-)(left|right|leftwards?|rightwards?|clockwise|counterclockwise|anticlockwise)(-|$)")
 _TIMES = re.compile(r"(^|-)(left|right|up|down|in|out|away|towards?|forwards?|backwards?|clockwise|counterclockwise|"
@@ -79,24 +77,12 @@ class Mirror:
     def __init__(self, label_map, p=0.5):
         self.label_map, self.p = np.asarray(label_map), p
 
-    def apply(self, clip, hands):
-        if hands is not None:
-            mirror_hands(hands)
-        return np.ascontiguousarray(clip[:, :, ::-1])
-
     def __call__(self, clip, label, rng, hands=None):
         if rng.random() >= self.p or self.label_map[label] < 0:
             return clip, label
-        return self.apply(clip, hands), int(self.label_map[label])
-
-
-class Backwards(Mirror):
-    """Played backwards with probability `p`, the label by `label_map` (from `backwards_map`)."""
-
-    def apply(self, clip, hands):
         if hands is not None:
-            raise ValueError("the hand's changes since the frame before are not known backwards")
-        return np.ascontiguousarray(clip[::-1])
+            mirror_hands(hands)
+        return np.ascontiguousarray(clip[:, :, ::-1]), int(self.label_map[label])
 
 
 class MultiScaleCrop:

@@ -154,8 +154,8 @@ class ClipDataset:
         Sample with chance; else the fixed choice.
     seed : int
     unreadable : str
-        What to do with a clip that cannot be read: "replace" it by the next readable one (training), return "none"
-        (testing; `drop_none` takes it out of a batch), or "raise".
+        What to do with a clip that cannot be read: "replace" it by the next readable one (training), give None
+        in its place ("none", testing), or "raise".
     finish : callable, optional
         Applied last to the clip alone, for example `augment.normalise`.
     clip_fps : float
@@ -220,7 +220,7 @@ class ClipDataset:
                                      do="repair it or take it out of the data set") from error
                 self._bad[at] = str(error)
                 # one short write each: workers may share the file
-                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8") as out:
+                with contextlib.suppress(OSError), open(self._log, "a", encoding="utf-8", newline="\n") as out:
                     out.write(json.dumps([self.items[at].path, str(error)]) + "\n")
                 if self.unreadable == "none":
                     return None
@@ -242,8 +242,3 @@ class ClipDataset:
             return ""
         shown = "; ".join(f"{path} ({reason})" for path, reason in list(bad.items())[:5])
         return f"skipped {len(bad)} unreadable of {len(self)} clips: {shown}" + (" ..." if len(bad) > 5 else "")
-
-
-def drop_none(batch):
-    """A batch without its unreadable clips (use it in the collate function when `unreadable="none"`)."""
-    return [item for item in batch if item is not None]

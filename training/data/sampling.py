@@ -31,8 +31,8 @@ def uniform_segments(n_frames, n_segment=8, rng=None):
     return np.minimum(at.astype(np.int64), n_frames - 1)
 
 
-def dense_window(n_frames, n_segment=8, stride=8, rng=None, place=0.5):
-    """`n_segment` frames, `stride` apart: the window begins anywhere with `rng`, else at `place` (0 first, 1 last).
+def dense_window(n_frames, n_segment=8, stride=8, rng=None):
+    """`n_segment` frames, `stride` apart: the window begins anywhere with `rng`, else it is the middle one.
 
     A window longer than the clip stays on the last frame.
 
@@ -42,14 +42,8 @@ def dense_window(n_frames, n_segment=8, stride=8, rng=None, place=0.5):
     """
     _check(n_frames, n_segment)
     room = max(0, n_frames - 1 - (n_segment - 1) * stride)
-    first = int(rng.integers(room + 1)) if rng is not None else round(place * room)
+    first = int(rng.integers(room + 1)) if rng is not None else round(room / 2)
     return np.minimum(first + np.arange(n_segment) * stride, n_frames - 1)
-
-
-def dense_views(n_frames, n_segment=8, stride=8, views=10):
-    """Dense windows spread evenly over the clip, for testing: int64 [views, n_segment]."""
-    places = np.linspace(0, 1, views) if views > 1 else [0.5]
-    return np.stack([dense_window(n_frames, n_segment, stride, place=p) for p in places])
 
 
 def fixed_rate(n_frames, n_segment=8, clip_fps=30.0, fps=12.0, rng=None):

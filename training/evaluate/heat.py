@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.training.parts import written_whole
+from tsm_edge.files import written_whole
 
 
 def overlay(frame, evidence, scale, seen=None):
@@ -90,11 +90,8 @@ def write_attention(path, net, clips, name=None, per_class=1, side=144):
     if str(path).lower().endswith(".mp4"):
         return write_video(path, _film(rows), max(1.0, clips.fps))
     picture = np.concatenate([np.concatenate(frames, 1) for frames in rows], 0)
-    try:
-        with written_whole(path) as part:
-            part.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
-    except OSError as error:
-        raise InputError(f"{path} cannot be written", found=error, expected="a writable path", do="check folder and name") from error
+    with written_whole(path) as part:
+        part.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
 
 
 def _film(rows):

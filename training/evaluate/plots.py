@@ -4,8 +4,8 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.errors import InputError
+from tsm_edge.files import written_whole
 from tsm_edge.training.data import streams
-from tsm_edge.training.parts import written_whole
 
 
 def import_pyplot():
@@ -45,9 +45,9 @@ def write_confusion(path, table, classes):
     try:
         with written_whole(path) as part:
             figure.savefig(part)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a writable path, ending in .png",
-                         do="check folder and name") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be written", found=str(error).splitlines()[0], expected="a name that ends in .png",
+                         do="name another file") from error
     finally:
         plt.close(figure)
 

@@ -2,19 +2,16 @@
 
 A clip cache is a folder: `clips.npy` uint8 [N, T, h, w, 3], `labels.npy` int64 [N], `strokes.npy` float32 [N, 2]
 (start and end of the stroke as fractions of the clip), `targets.npy` float32 [N, T, 20] (the hand in every frame, for
-an auxiliary loss: see `gestures_targets`) and `cache.json` (what was asked for). A stream cache holds
-`frames.npy` uint8 [N, h, w, 3] of one long stream, `frame_labels.npy` int64 [N] and `intervals` in `cache.json`.
-Both are written beside their place and renamed: a cache that exists is complete.
+an auxiliary loss: see targets.py) and `cache.json` (what was asked for). It is made beside its place and renamed: a
+cache that exists is complete.
 
     python -m tsm_edge.training.gestures.cache --output runs/train --split train --clips-per-class 200 --workers 2
 """
 import argparse
-import contextlib
 import errno
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,11 +21,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
-from tsm_edge.training.parts import part_of, remove_dead
+from tsm_edge.files import made_beside
 
-from .clips import BACKGROUND_CLASSES, CLASSES, SPLITS, TARGETS, GestureDataset, Performer, render_clip
+from .clips import CLASSES, TARGETS, GestureDataset, render_clip
 
 VERSION = 3  # of the generator: raise it when the same seed gives other pictures
 
@@ -69,47 +65,18 @@ def _allocate(path, dtype, shape):
                     raise
 
 
-@contextlib.contextmanager
-def _in_words(path, part=None):
-    """Whatever goes wrong, `part` is removed; a disk or a process that fails is an InputError."""
-    try:
-        yield
-    except BaseException as error:
-        if part:
-            shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path} cannot be written", found=str(error), do="make room, or write elsewhere",
-                             expected="a folder that can be written to, and room on the disk") from error
-        if isinstance(error, BrokenProcessPool):
-            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
-                             do="check both, or render with fewer --workers") from error
-        raise
-
-
-def _start(path, asked):
-    """The folder to write to, or None if `path` already holds what is asked for."""
-    path = Path(path)
+def _is_there(path, asked):
+    """Whether `path` already holds what is asked for; refuses what else may be there."""
     if (path / "cache.json").exists():
         found = json.loads((path / "cache.json").read_text(encoding="utf-8"))
         if {k: found.get(k) for k in asked} == json.loads(json.dumps(asked)):
-            return None
+            return True
         raise InputError(f"{path} holds another cache", found={k: found.get(k) for k in asked}, expected=asked,
                          do="name another folder or remove this one")
     if path.exists():
         raise InputError(f"{path} exists and is no cache", found="another folder or file", expected="a new path",
                          do="name another folder")
-    with _in_words(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        remove_dead(path.parent, path.name)
-        part = path.with_name(part_of(path.name))
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-    return part
-
-
-def _finish(part, path, record):
-    (part / "cache.json").write_bytes(json.dumps(record, indent=1).encode())
-    part.rename(path)
+    return False
 
 
 def _render_jobs(jobs, workers, count):
@@ -122,6 +89,9 @@ def _render_jobs(jobs, workers, count):
         try:
             for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
                 count(future.result())
+        except BrokenProcessPool as error:
+            raise InputError("a process that renders was killed", found=str(error), expected="room in memory and on the disk for each",
+                             do="check both, or render with fewer --workers") from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -158,12 +128,12 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
     asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
              "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
              "seed": seed, "variety": variety}
-    part = _start(path, asked)
-    if part is None:
+    path = Path(path)
+    if _is_there(path, asked):
         return CachedClips(path)
     total, fps = len(source), n_frames / seconds
     labels = np.arange(total) % len(source.classes)
-    with _in_words(path, part):
+    with made_beside(path, parents=True) as part:
         _allocate(part / "clips.npy", np.uint8, (total, n_frames, size[1], size[0], 3))
         _allocate(part / "strokes.npy", np.float32, (total, 2))
         _allocate(part / "targets.npy", np.float32, (total, n_frames, len(TARGETS)))
@@ -182,63 +152,9 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
                 progress(done, total)
 
         _render_jobs(jobs, workers, count)
-        _finish(part, path, asked)
+        (part / "cache.json").write_bytes(json.dumps(asked, indent=1).encode())
+        part.replace(path)
     return CachedClips(path)
-
-
-def prerender_stream(path, split="val", n_gestures=60, classes=CLASSES, fps=12.0, size=(128, 128), seed=0,
-                     rest=(0.7, 2.0)):
-    """Render one long untrimmed stream of `n_gestures` in random order into a cache folder.
-
-    Returns
-    -------
-    CachedStream
-    """
-    size = tuple(int(v) for v in size)
-    choose(split, SPLITS, "split")
-    asked = {"version": VERSION, "kind": "stream", "split": split, "classes": list(classes), "n_gestures": n_gestures,
-             "fps": fps, "size": list(size), "seed": seed, "rest": list(rest)}
-    part = _start(path, asked)
-    if part is None:
-        return CachedStream(path)
-    with _in_words(path, part):
-        order = np.random.default_rng([seed, 77]).permutation(np.arange(n_gestures) % len(classes))
-        performer = Performer([classes[i] for i in order], size, fps, SPLITS[split][0] + 5_000_000 + seed, rest)
-        raw, count = part / "frames.raw", 0
-        with open(raw, "wb") as out:
-            for frame in performer:
-                out.write(frame.tobytes())
-                count += 1
-        frames = np.memmap(raw, np.uint8, "r", shape=(count, size[1], size[0], 3))
-        np.save(part / "frames.npy", frames)
-        del frames
-        raw.unlink()
-        np.save(part / "frame_labels.npy", frame_labels(performer.intervals, count, fps, list(classes)))
-        _finish(part, path, {**asked, "intervals": performer.intervals})
-    return CachedStream(path)
-
-
-def frame_labels(intervals, n_frames, fps, classes):
-    """Class index of every frame: the stroke's label, else "No gesture" (-1 where that is not among the classes)."""
-    rest = classes.index("No gesture") if "No gesture" in classes else -1
-    out = np.full(n_frames, rest, np.int64)
-    for event in intervals:
-        if event["label"] in classes:
-            out[int(np.ceil(event["start"] * fps)):int(np.ceil(event["end"] * fps))] = classes.index(event["label"])
-    return out
-
-
-def _open(path, kind):
-    path = Path(path)
-    try:
-        record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
-                         do="make one with tsm_edge.training.gestures.cache") from error
-    if record.get("kind") != kind:
-        raise InputError(f"{path} is another kind of cache", found=record.get("kind"), expected=kind,
-                         do="name a cache of that kind")
-    return path, record
 
 
 class CachedClips:
@@ -246,12 +162,21 @@ class CachedClips:
     `targets` float32 [N, T, 20]."""
 
     def __init__(self, path, in_memory=False):
-        path, self.record = _open(path, "clips")
+        self._opened = path, in_memory
+        path = Path(path)
+        try:
+            self.record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is no gesture cache", found=error, expected="a folder with cache.json",
+                             do="make one with tsm_edge.training.gestures.cache") from error
         self.clips = np.load(path / "clips.npy", mmap_mode=None if in_memory else "r")
         self.labels = np.load(path / "labels.npy")
         self.strokes = np.load(path / "strokes.npy")
         self._targets = path / "targets.npy"
         self.classes = self.record["classes"]
+
+    def __reduce__(self):  # a process that is started afresh opens the files itself, instead of being sent what is in them
+        return CachedClips, self._opened
 
     @property
     def targets(self):
@@ -267,21 +192,6 @@ class CachedClips:
 
     def __getitem__(self, index):
         return np.array(self.clips[index]), int(self.labels[index])
-
-
-class CachedStream:
-    """A stream cache, opened: `frames` uint8 [N, h, w, 3], `frame_labels` int64 [N], `intervals`, `fps`, `classes`."""
-
-    def __init__(self, path):
-        path, self.record = _open(path, "stream")
-        self.frames = np.load(path / "frames.npy", mmap_mode="r")
-        self.frame_labels = np.load(path / "frame_labels.npy")
-        self.intervals, self.fps, self.classes = (self.record[k] for k in ("intervals", "fps", "classes"))
-
-    @property
-    def events(self):
-        """The intervals that are gestures, not background."""
-        return [e for e in self.intervals if e["label"] not in BACKGROUND_CLASSES]
 
 
 def main(argv=None):

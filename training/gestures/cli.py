@@ -9,9 +9,9 @@ import numpy as np
 
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import InputError
+from tsm_edge.files import written_whole
 from tsm_edge.runtimes.sources import frames_in
 from tsm_edge.training.data.listing import natural, read_classes
-from tsm_edge.training.parts import written_whole
 
 from .clips import CLASSES, CORE_CLASSES, SPLITS, render_clip, render_stream
 from .labels import slug
@@ -63,14 +63,10 @@ def write_video(path, frames, fps):
     """
     path = Path(path)
     if path.suffix.lower() not in CODES:
-        raise InputError(f"cannot write {path}", found=path.suffix or "no ending", expected=", ".join(CODES),
+        raise InputError(f"{path} cannot be written", found=path.suffix or "no ending", expected=", ".join(CODES),
                          do="name the file .mp4 or .avi")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path) as part:
-            encode(part, frames, fps, path)
-    except OSError as error:
-        raise _not_written(path, error) from error
+    with written_whole(path, parents=True) as part:
+        encode(part, frames, fps, path)
 
 
 def encode(path, frames, fps, name):
@@ -87,13 +83,8 @@ def encode(path, frames, fps, name):
     writer.release()
     count = frames_in(path)
     if count != len(frames):
-        raise InputError(f"cannot write {name}", found=f"{count} of {len(frames)} frames in the file",
+        raise InputError(f"{name} cannot be written", found=f"{count} of {len(frames)} frames in the file",
                          expected=f"an OpenCV that writes {path.suffix}, and room on the disk", do="check both, or try another ending")
-
-
-def _not_written(path, error):
-    return InputError(f"cannot write {path}", found=str(error), expected="a place that can be written to, and room on the disk",
-                      do="make room, or write elsewhere")
 
 
 def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames=36, size=(160, 120), seed=0, fps=12.0,
@@ -167,10 +158,7 @@ def _main(argv):
         if not least <= getattr(args, name, least) <= most:
             raise InputError(f"--{name.replace('_', '-')} cannot be used", found=getattr(args, name), expected=f"{least} to {most}",
                              do="pick another")
-    try:
-        written, what = _write(args, labels, seed)
-    except OSError as error:
-        raise _not_written(args.output, error) from error
+    written, what = _write(args, labels, seed)
     if args.json:
         print(json.dumps({"written": [str(p) for p in written], "seed": seed, "labels": labels}))
     print(f"PASSED wrote {what} to {args.output}", file=sys.stderr if args.json else sys.stdout)
@@ -184,10 +172,9 @@ def _write(args, labels, seed):
     if args.job == "sheet":
         picture = contact_sheet(labels, args.rows, args.columns, **shared)
         if args.output.suffix.lower() not in (".png", ".jpg"):
-            raise InputError(f"cannot write {args.output}", found=args.output.suffix or "no ending",
+            raise InputError(f"{args.output} cannot be written", found=args.output.suffix or "no ending",
                              expected="a name that ends in .png or .jpg", do="name another file")
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(args.output) as part:
+        with written_whole(args.output, parents=True) as part:
             part.write_bytes(cv2.imencode(args.output.suffix, picture[..., ::-1])[1])
         what = f"{len(labels)} gestures x {args.rows}"
     elif args.job == "video":

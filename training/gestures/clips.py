@@ -13,7 +13,7 @@ from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
 from .draw import Camera, Look, hand_parts, paint
-from .labels import BACKGROUND_CLASSES, CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
+from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
 from .scene import FAMILIES, Lens, Mover, Person, background
 from .targets import TARGETS, hand_targets  # noqa: F401
@@ -179,7 +179,7 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
         Decides everything; its range decides the split.
     info : bool
         Also return {"stroke": (start, end) seconds in the clip, "family": str, "split": str, "handed": int,
-        "targets": float32 [n_frames, 20], see `gestures_targets`}.
+        "targets": float32 [n_frames, 20], see targets.py}.
     variety : float
         Share of clips with everything that makes pictures hard (0..1). The others are calm: a soft background,
         nothing that moves but the hand, a good camera. Training may begin with little variety.

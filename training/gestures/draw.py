@@ -1,4 +1,6 @@
 """Draws hands as shaded capsules, far parts first. The geometry is computed for all frames at once."""
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -71,6 +73,15 @@ _R0 = np.array([b[2] for b in BONES])
 _R1 = np.array([b[3] for b in BONES])
 
 
+class _Seen(NamedTuple):
+    """Joints of a hand in n frames: points [n, joints, 3], axes [n, 3, 3], and where the camera sees them."""
+
+    points: np.ndarray
+    axes: np.ndarray
+    pixel: np.ndarray
+    scale: np.ndarray
+
+
 def hand_parts(pose, handed, look, camera):
     """Everything to draw of one hand.
 
@@ -79,15 +90,31 @@ def hand_parts(pose, handed, look, camera):
     list of n lists of (depth, ((polygon int32 [k, 2], colour), ...)), and elbow pixels [n, 2].
     """
     points, axes = joints(pose, handed, look.proportions)
-    pixel, scale = camera.project(points)
-    n = len(pose)
+    hand = _Seen(points, axes, *camera.project(points))
     facing = -axes[:, 2, 2]  # 1: palm to the camera, -1: back to the camera
     mix = np.clip(facing * 2 + 0.5, 0, 1)[:, None]
     skin = look.skin * (1 - mix) + look.palm * mix  # [n, 3]
-    towards = look.light[:2] / (np.linalg.norm(look.light[:2]) + 1e-6) * 0.3
+    fingers, nails, arms = _fingers(hand, look, skin), _nails(hand, look, camera), _arms(hand, look)
+    palms = _palms(hand, look, skin, facing, _palm_lines(points, axes, camera, handed))
+    frames = []
+    for i in range(len(pose)):
+        if (hand.pixel[i, :, 1] - hand.scale[i] * 0.3).min() > camera.centre[1] * 2.2:
+            frames.append([])  # below the picture
+            continue
+        parts = [*arms(i), palms(i)]
+        for k in range(len(BONES)):
+            depth, polygons = fingers(i, k)
+            # Knuckles sink into the palm: nudge the first joints so that they are drawn after it on their own side.
+            parts.append((depth - (0.02 if k % 3 else 0.0), polygons + (nails(i, k // 3) if k in TIPS else []), None))
+        frames.append(parts)
+    return frames, hand.pixel[:, 21]
 
-    # Fingers and thumb: dark outline, body, a lighter ridge on the side of the light.
-    a, b = pixel[:, _FROM], pixel[:, _TO]
+
+def _fingers(hand, look, skin):
+    """A function (frame, bone) -> (depth, polygons) of fingers and thumb: dark outline, body, a lighter ridge on the side of the light."""
+    points, scale = hand.points, hand.scale
+    towards = look.light[:2] / (np.linalg.norm(look.light[:2]) + 1e-6) * 0.3
+    a, b = hand.pixel[:, _FROM], hand.pixel[:, _TO]
     ra, rb = scale[:, _FROM] * _R0 * look.thick, scale[:, _TO] * _R1 * look.thick
     way = points[:, _TO] - points[:, _FROM]
     way /= np.linalg.norm(way, axis=-1, keepdims=True)
@@ -100,10 +127,14 @@ def hand_parts(pose, handed, look, camera):
         capsules(a + offset, b + offset, ra * 0.45, rb * 0.45)], 2))  # [n, bones, 3, 12, 2]
     colours = _colours(np.stack([body * look.edge, body, body * 1.1 + 6], 2))
     depth = points[:, _FROM, 2] * 0.5 + points[:, _TO, 2] * 0.5
+    return lambda i, k: (depth[i, k], list(zip(outlines[i, k], colours[i][k])))
 
-    # Nails: on the back of the last joint of each finger.
+
+def _nails(hand, look, camera):
+    """A function (frame, finger) -> polygons, of the nail on the back of a finger's last joint where it is seen."""
+    points = hand.points
     tip, base = points[:, _TO[list(TIPS)]], points[:, _FROM[list(TIPS)]]
-    out = axes[:, None, :, 2] * np.ones((1, 5, 1))
+    out = hand.axes[:, None, :, 2] * np.ones((1, 5, 1))
     along = tip - base
     along /= np.linalg.norm(along, axis=-1, keepdims=True)
     dorsal = -(out - along * (out * along).sum(-1, keepdims=True))
@@ -117,54 +148,48 @@ def hand_parts(pose, handed, look, camera):
     n0, _ = camera.project(base + along * 0.055 + dorsal * r * 0.75)
     n1, s1 = camera.project(base + along * 0.115 + dorsal * r * 0.75)
     nails = _fixed(capsules(n0, n1, s1 * r[:, 0] * 0.55, s1 * r[:, 0] * 0.6))
-    nail_colour = _colours(look.nail * 0.5 + 0.5 * look.nail * look.ambient)
+    colour = _colours(look.nail * 0.5 + 0.5 * look.nail * look.ambient)
+    return lambda i, finger: [(nails[i, finger], colour)] if seen[i, finger] else []
 
-    # Palm: the hull of discs at wrist and knuckles, lit by its normal; creases on the inside, knuckles on the back.
+
+def _palms(hand, look, skin, facing, lines):
+    """A function frame -> part, of the hull of discs at wrist and knuckles, lit by its normal, with the strokes of its side."""
+    pixel, scale = hand.pixel, hand.scale
     ring = pixel[:, PALM_JOINTS, None] + (scale[:, PALM_JOINTS] * PALM_RADII * look.thick)[..., None, None] * _CIRCLE
-    ring = _fixed(ring).reshape(n, -1, 2)
+    ring = _fixed(ring).reshape(len(pixel), -1, 2)
     inner = pixel[:, PALM_JOINTS, None] + (scale[:, PALM_JOINTS] * PALM_RADII * 0.72)[..., None, None] * _CIRCLE
-    inner = _fixed(inner).reshape(n, -1, 2)
-    lit = np.abs(axes[:, :, 2] @ look.light)
+    inner = _fixed(inner).reshape(len(pixel), -1, 2)
+    lit = np.abs(hand.axes[:, :, 2] @ look.light)
     flat = skin * (look.ambient + (1 - look.ambient) * lit)[:, None]
-    flat_colours = _colours(np.stack([flat * (look.edge * 0.6 + 0.4), flat], 1))
+    colours = _colours(np.stack([flat * (look.edge * 0.6 + 0.4), flat], 1))
     crease = _colours(flat * 0.78)
-    palm_depth = points[:, PALM_JOINTS, 2].mean(1)
-    lines = _palm_lines(points, axes, camera, handed)
-    line_width = np.maximum(1, (scale[:, 0] * 0.02)).astype(int).tolist()
+    depth = hand.points[:, PALM_JOINTS, 2].mean(1)
+    width = np.maximum(1, (scale[:, 0] * 0.02)).astype(int).tolist()
 
-    # Lower arm and sleeve.
-    el, sl, wr = pixel[:, 21], pixel[:, 22], pixel[:, 0]
-    thick = look.thick
+    def part(i):
+        hull = cv2.convexHull(ring[i])[:, 0], cv2.convexHull(inner[i])[:, 0]
+        strokes = (lines[i][0 if facing[i] > 0 else 1], crease[i], width[i]) if abs(facing[i]) > 0.3 else None
+        return depth[i], tuple(zip(hull, colours[i])), strokes
+
+    return part
+
+
+def _arms(hand, look):
+    """A function frame -> parts, of sleeve and lower arm."""
+    scale, thick = hand.scale, look.thick
+    el, sl, wr = hand.pixel[:, 21], hand.pixel[:, 22], hand.pixel[:, 0]
     arm = np.stack([capsules(wr, sl, scale[:, 0] * 0.125 * thick, scale[:, 22] * 0.15 * thick),
                     capsules(wr, sl, scale[:, 0] * 0.105 * thick, scale[:, 22] * 0.13 * thick)], 1)
     cloth = np.stack([capsules(sl, el, scale[:, 22] * 0.21 * thick, scale[:, 21] * 0.27 * thick),
                       capsules(sl, el, scale[:, 22] * 0.17 * thick, scale[:, 21] * 0.22 * thick)], 1)
     arm, cloth = _fixed(arm), _fixed(cloth)
-    arm_skin = look.skin * (look.ambient * 0.5 + 0.45)
-    sleeve = arm_skin if look.bare else look.sleeve
-    arm_colours = _colours(np.stack([arm_skin * look.edge, arm_skin]))
+    skin = look.skin * (look.ambient * 0.5 + 0.45)
+    sleeve = skin if look.bare else look.sleeve
+    arm_colours = _colours(np.stack([skin * look.edge, skin]))
     sleeve_colours = _colours(np.stack([sleeve * 0.7, sleeve]))
-    arm_depth = points[:, [0, 22], 2].mean(1) + 0.12
-    sleeve_depth = points[:, [21, 22], 2].mean(1) + 0.12
-
-    frames = []
-    for i in range(n):
-        if (pixel[i, :, 1] - scale[i] * 0.3).min() > camera.centre[1] * 2.2:
-            frames.append([])  # below the picture
-            continue
-        parts = [(sleeve_depth[i], tuple(zip(cloth[i], sleeve_colours)), None),
-                 (arm_depth[i], tuple(zip(arm[i], arm_colours)), None)]
-        hull = cv2.convexHull(ring[i])[:, 0], cv2.convexHull(inner[i])[:, 0]
-        strokes = (lines[i][0 if facing[i] > 0 else 1], crease[i], line_width[i]) if abs(facing[i]) > 0.3 else None
-        parts.append((palm_depth[i], tuple(zip(hull, flat_colours[i])), strokes))
-        for k in range(len(BONES)):
-            polygons = list(zip(outlines[i, k], colours[i][k]))
-            if k in TIPS and seen[i, k // 3]:
-                polygons.append((nails[i, k // 3], nail_colour))
-            # Knuckles sink into the palm: nudge the first joints so that they are drawn after it on their own side.
-            parts.append((depth[i, k] - (0.02 if k % 3 else 0.0), polygons, None))
-        frames.append(parts)
-    return frames, pixel[:, 21]
+    arm_depth = hand.points[:, [0, 22], 2].mean(1) + 0.12
+    sleeve_depth = hand.points[:, [21, 22], 2].mean(1) + 0.12
+    return lambda i: [(sleeve_depth[i], tuple(zip(cloth[i], sleeve_colours)), None), (arm_depth[i], tuple(zip(arm[i], arm_colours)), None)]
 
 
 def _palm_lines(points, axes, camera, handed):

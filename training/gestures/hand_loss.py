@@ -1,7 +1,7 @@
 """An auxiliary loss for rendered clips: a second head must say where the hand is, how it is held and how it moves.
 
 From labels alone a small network takes very long to leave chance; asked for the hand's state in every frame (columns in
-`gestures_targets`) its features form quickly, and gestures follow from them. The heads are dropped with the run.
+targets.py) its features form quickly, and gestures follow from them. The heads are dropped with the run.
 """
 from __future__ import annotations
 

@@ -7,10 +7,8 @@ from tsm_edge.export.kernels.write.emit import Emitter
 from tsm_edge.export.kernels.write.names import clip_name
 
 
-def build(op, shapes, target, precision="fp32"):
-    """The kernel of a program.Dense: out = clip(weight @ x + bias); None for another precision."""
-    if precision != "fp32":
-        return None
+def build(op, shapes, target):
+    """The kernel of a ops.Dense: out = clip(weight @ x + bias)."""
     oc, ic = op.weight.shape
     groups, packed = pack(op, target)
     e = Emitter()

@@ -18,14 +18,16 @@ from tsm_edge.export.kernels.write.emit import cast
 from tsm_edge.export.kernels.write.names import clip_name, splice_name
 
 
-def stage(block):
-    """The kind of first part for a fused block (inverted_residual's builder)."""
-    conv = block.op.expand
+def stage(space, panel=None):
+    """The first part of a fused block. space : Workspace. panel : (rows, vectors) of its register tile, if not as it sees fit."""
+    conv = space.op.expand
     if conv is None:
-        return Copied(block)
-    if is_pointwise(conv):
-        return Pointwise(block)
-    return Narrowed(block) if tile.narrows(block.e, block.target, conv.x) else Windowed(block)
+        kind = Copied
+    elif is_pointwise(conv):
+        kind = Pointwise
+    else:
+        kind = Narrowed if tile.narrows(space.e, space.target, conv.x_dtype) else Windowed
+    return kind(space, tile.TileShape(*panel) if panel else None)
 
 
 def is_pointwise(conv):
@@ -33,30 +35,41 @@ def is_pointwise(conv):
 
 
 class Copied:
-    """No convolution: the planes are the block's input."""
+    """No convolution: the planes are the block's input.
+
+    shape : TileShape. groups : the panels that the channels are cut into.
+    """
 
     carries = False  # rows are as easily read again as carried
-    depth = 0
     dtype = None  # of the input, what is copied of it, and the weights; None: as everything else
     narrow = False
 
-    def __init__(self, block):
-        self.block, self.e, self.conv = block, block.e, block.op.expand
+    def __init__(self, space, shape=None):
+        self.space, self.e, self.conv = space, space.e, space.op.expand
+        self.depth = self.conv.weight[0].size if self.conv else 0
         self.moved_bias = None
         self.macs = 0
-        self.shape = strip_cost.plane_tile(block.target, block.width, 0, 0, None)
+        self.shape = self.fitting(shape or self.best_shape())
+        self.groups = tile.split_channels(space.vectors * space.lanes, space.lanes, self.shape.vectors)
+
+    def best_shape(self):
+        return strip_cost.plane_tile(self.space.target, self.space.width, 0, 0, None)
+
+    def fitting(self, shape):
+        """The shape, or what of it there are registers for."""
+        return shape
 
     def key(self):
         return ""
 
     def declare(self):
         """The parameters of the kernel that belong here."""
-        block = self.block
-        self.x = block.tensor("x", block.op.x, block.height * block.width * block.mid)
+        space = self.space
+        self.x = space.tensor("x", space.op.x, space.height * space.width * space.mid)
 
     def border(self, group, panel):
         """Vectors that stand around the image, one for each plane of a panel."""
-        return [planes.zero(lanes) for lanes in group.chunks]
+        return [planes.zero(lanes, self.e.dtype) for lanes in group.chunks]
 
     def fetch(self, slot, begin, end, origin, owned_from):
         """Bring near what the rows [begin, end) of the planes need; row r is row origin + r of the padded image.
@@ -68,18 +81,18 @@ class Copied:
         """What `fetch` does for rows of the input that are owned, beside bringing them near, for the rows [first, last)."""
 
     def image(self, group, panel, slot):
-        block = self.block
-        self.rows(group, panel, slot, block.top, block.top + block.height, 0)
+        space = self.space
+        self.rows(group, panel, slot, space.top, space.top + space.height, 0)
 
     def rows(self, group, panel, slot, begin, end, origin):
         """Fill the rows [begin, end) of the planes of one panel."""
-        e, block = self.e, self.block
-        work = block.work(slot)
+        e, space = self.e, self.space
+        work = space.work(slot)
         with e.loop(end - begin) as number:
             row = e.bind(begin + number)
-            out = planes.Planes(work.buffer, e.bind(work.at(0, row, block.left)), work.plane, work.row, block.lanes)
-            pixel = e.bind((origin + row - block.top) * (block.width * block.mid) + group.channel(panel))
-            planes.pack_row(e, self.x, pixel, (min(group.width, block.mid), block.mid), out, block.width)
+            out = planes.Planes(work.buffer, e.bind(work.at(0, row, space.left)), work.plane, work.row, space.lanes)
+            pixel = e.bind((origin + row - space.top) * (space.width * space.mid) + group.channel(panel))
+            planes.pack_row(e, self.x, pixel, (min(group.width, space.mid), space.mid), out, space.width)
 
 
 class _Convolution(Copied):
@@ -87,37 +100,42 @@ class _Convolution(Copied):
 
     carries = True
 
-    def __init__(self, block):
-        super().__init__(block)
+    def __init__(self, space, shape=None):
+        super().__init__(space, shape)
         conv = self.conv
-        self.depth = conv.weight[0].size
         self.ic = conv.weight.shape[1]
-        self.shape = strip_cost.plane_tile(block.target, block.width * (block.height if block.whole else 1), self.depth,
-                                      block.vectors * block.lanes, conv.clip)
-        bias = conv.bias.astype(block.e.dtype).astype(np.float64)  # as rounded, so that a clipped value stays exact
+        bias = conv.bias.astype(space.e.dtype).astype(np.float64)  # as rounded, so that a clipped value stays exact
         ends = [end - bias for end in conv.clip or (-np.inf, np.inf)]
         self.limits = tuple(bool(np.isfinite(end).all()) for end in ends)
         self.moved_bias = bias
         # behind a panel's weights: its limits, then its border
         self.trailer = [end for end, there in zip(ends, self.limits) if there] + [-bias]
-        self.macs = block.height * block.width * conv.weight.size
+        self.macs = space.height * space.width * conv.weight.size
+
+    def product(self):
+        """Pixels at a time, terms of a sum, and channels: what the register tile's shape is chosen for."""
+        space = self.space
+        return space.width * (space.height if space.whole else 1), self.depth, space.vectors * space.lanes
+
+    def best_shape(self):
+        return strip_cost.plane_tile(self.space.target, *self.product(), self.conv.clip)
 
     def key(self):
         return f"{clip_name(self.conv.clip)}{splice_name(self.conv.splice)}"
 
     def packed_weights(self):
         """Per panel of channels: weights [depth][width], limits and border [width] each."""
-        block = self.block
-        matrix = self.conv.weight.transpose(2, 3, 1, 0).reshape(self.depth, block.mid)
-        rows = np.zeros((self.depth + len(self.trailer), block.vectors * block.lanes), "float32")
-        rows[:, :block.mid] = np.concatenate([matrix, *(row[None] for row in self.trailer)])
-        return np.concatenate([rows[:, first:first + group.width].reshape(-1) for group in block.groups
+        space = self.space
+        matrix = self.conv.weight.transpose(2, 3, 1, 0).reshape(self.depth, space.mid)
+        rows = np.zeros((self.depth + len(self.trailer), space.vectors * space.lanes), "float32")
+        rows[:, :space.mid] = np.concatenate([matrix, *(row[None] for row in self.trailer)])
+        return np.concatenate([rows[:, first:first + group.width].reshape(-1) for group in self.groups
                                for first in range(group.start, group.start + group.count * group.width, group.width)])
 
     def declare(self):
-        block = self.block
+        space = self.space
         packed = self.packed_weights()
-        self.weights = block.constant("expand_weights", packed, self.dtype)
+        self.weights = space.constant("expand_weights", packed, self.dtype)
 
     def panel(self, group, panel):
         """Where a panel's weights start."""
@@ -125,58 +143,58 @@ class _Convolution(Copied):
 
     def border(self, group, panel):
         at = self.panel(group, panel) + (self.depth + len(self.trailer) - 1) * group.width
-        lanes = self.block.lanes
+        lanes = self.space.lanes
         return [self.e.bind(self.e.load(self.weights, at + i * lanes, lanes)) for i in range(len(group.chunks))]
 
     def image(self, group, panel, slot):
-        block, done = self.block, 0
-        parts = sweep.blocks(block.height, block.width, self.shape.rows)
+        space, done = self.space, 0
+        parts = sweep.blocks(space.height, space.width, self.shape.rows)
         tiles = sum(part.count for part in parts)
         for part in parts:
             with self.e.loop(part.count) as index:
                 y, x = part.place(index)
-                block.claim(group, panel, slot, done + index, tiles)
-                self.tile(group, panel, slot, self.e.bind(y + block.top), x, part.height, part.width)
+                space.claim(group, panel, slot, done + index, tiles)
+                self.tile(group, panel, slot, self.e.bind(y + space.top), x, part.height, part.width)
             done += part.count
 
     def rows(self, group, panel, slot, begin, end, origin):
         e = self.e
         with e.loop(end - begin) as number:
             row = e.bind(begin + number)
-            for start, count, size in tile.split_rows(self.block.width, self.shape.rows):
+            for start, count, size in tile.split_rows(self.space.width, self.shape.rows):
                 with e.loop(count) as index:
                     self.tile(group, panel, slot, row, e.bind(start + index * size), 1, size)
 
     def tile(self, group, panel, slot, row, x, tall, wide):
         """tall x wide pixels of the planes of one panel, from column x of the image on."""
-        e, block = self.e, self.block
-        work = block.work(slot)
-        out = planes.Planes(work.buffer, e.bind(work.at(0, row, x + block.left)), work.plane, work.row, block.lanes)
-        planes.compute(e, block.target, group, self.sources(slot, row, x, tall, wide), self.weights,
+        e, space = self.e, self.space
+        work = space.work(slot)
+        out = planes.Planes(work.buffer, e.bind(work.at(0, row, x + space.left)), work.plane, work.row, space.lanes)
+        planes.compute(e, space.target, group, self.sources(slot, row, x, tall, wide), self.weights,
                        self.panel(group, panel), out, (tall, wide), self.limits, self.narrow)
 
 
 class Pointwise(_Convolution):
     """1x1: the input's new rows are put into planes, too, with the cache spliced in; then all panels read them."""
 
-    def __init__(self, block):
-        super().__init__(block)
+    def __init__(self, space, shape=None):
+        super().__init__(space, shape)
         self.splice = self.conv.splice
         self.fold = self.splice.stop - self.splice.start if self.splice else 0
 
     def declare(self):
-        block = self.block
-        pixels = block.height * block.width
-        self.x = block.tensor("x", self.conv.x, pixels * self.ic)
+        space = self.space
+        pixels = space.height * space.width
+        self.x = space.tensor("x", self.conv.x, pixels * self.ic)
         if self.fold:
-            self.cache = block.tensor("cache", self.splice.cache, pixels * self.fold)
-            self.next_cache = block.tensor("next_cache", self.splice.next_cache, pixels * self.fold)
+            self.cache = space.tensor("cache", self.splice.cache, pixels * self.fold)
+            self.next_cache = space.tensor("next_cache", self.splice.next_cache, pixels * self.fold)
         super().declare()
-        self.plane = block.strip_rows * block.width * block.lanes
-        self.scratch = block.scratch("packed", -(-self.ic // block.lanes) * self.plane, shared=block.shared)
+        self.plane = space.strip_rows * space.width * space.lanes
+        self.scratch = space.scratch("packed", -(-self.ic // space.lanes) * self.plane, shared=space.shared)
 
     def packed(self, slot):
-        return self.block.place(self.scratch, slot, self.plane, self.block.width * self.block.lanes)
+        return self.space.place(self.scratch, slot, self.plane, self.space.width * self.space.lanes)
 
     def sources(self, slot, row, x, tall, wide):
         packed = self.packed(slot)
@@ -185,13 +203,13 @@ class Pointwise(_Convolution):
 
     def fetch(self, slot, begin, end, origin, owned_from):
         e, packed = self.e, self.packed(slot)
-        with e.loop(end - begin, "parallel" if self.block.shared else "serial") as number:
+        with e.loop(end - begin, "parallel" if self.space.shared else "serial") as number:
             row = e.bind(begin + number)
-            self.pack(packed, row, e.bind(origin + row - self.block.top), planes.at_least(row, owned_from))
+            self.pack(packed, row, e.bind(origin + row - self.space.top), planes.at_least(row, owned_from))
 
     def pack(self, packed, row, y, owned):
         """One row of the input with the cache spliced in; its own spliced channels go to the next cache if it is owned."""
-        e, width, ic, fold, lanes = self.e, self.block.width, self.ic, self.fold, self.block.lanes
+        e, width, ic, fold, lanes = self.e, self.space.width, self.ic, self.fold, self.space.lanes
         out = planes.Planes(packed.buffer, e.bind(packed.at(0, row)), packed.plane, packed.row, lanes)
         planes.pack_row(e, self.x, e.bind(y * (width * ic)), (ic, ic), out, width)
         if not fold:
@@ -215,21 +233,21 @@ class Pointwise(_Convolution):
 
     def keep_row(self, y):
         """The spliced channels of one row of the input go to the next cache."""
-        e, width, ic, fold = self.e, self.block.width, self.ic, self.fold
+        e, width, ic, fold = self.e, self.space.width, self.ic, self.fold
         with e.loop(width) as x:
             pixel = e.bind(y * width + x)
-            tile.copy(e, self.x, pixel * ic + self.splice.start, self.next_cache, pixel * fold, fold, self.block.lanes)
+            tile.copy(e, self.x, pixel * ic + self.splice.start, self.next_cache, pixel * fold, fold, self.space.lanes)
 
 
 class Windowed(_Convolution):
     """More taps: the input's rows are copied with a zero border; the taps of one window row lie side by side there."""
 
-    def __init__(self, block):
-        super().__init__(block)
+    def __init__(self, space, shape=None):
+        super().__init__(space, shape)
         conv = self.conv
-        self.in_height, self.in_width, _ = block.shapes[conv.x]
+        self.in_height, self.in_width, _ = space.shapes[conv.x]
         self.kh, self.kw = conv.weight.shape[2:]
-        self.pitch = max(conv.padding[1] + self.in_width, (block.width - 1) * conv.stride[1] + self.kw) * self.ic
+        self.pitch = max(conv.padding[1] + self.in_width, (space.width - 1) * conv.stride[1] + self.kw) * self.ic
 
     def key(self):
         conv = self.conv
@@ -237,11 +255,11 @@ class Windowed(_Convolution):
                 f"_p{'_'.join(map(str, conv.padding))}{super().key()}")
 
     def declare(self):
-        block = self.block
-        self.x = block.tensor("x", self.conv.x, self.in_height * self.in_width * self.ic, self.dtype)
+        space = self.space
+        self.x = space.tensor("x", self.conv.x, self.in_height * self.in_width * self.ic, self.dtype)
         super().declare()
-        self.copied_rows = (block.strip_rows - 1) * self.conv.stride[0] + self.kh
-        self.scratch = block.scratch("copied", self.copied_rows * self.pitch, shared=block.shared, dtype=self.dtype)
+        self.copied_rows = (space.strip_rows - 1) * self.conv.stride[0] + self.kh
+        self.scratch = space.scratch("copied", self.copied_rows * self.pitch, shared=space.shared, dtype=self.dtype)
 
     def copied(self, slot):
         buffer, size = self.scratch
@@ -257,14 +275,14 @@ class Windowed(_Convolution):
                               self.kw * self.ic, 0) for ky in range(self.kh)]
 
     def fetch(self, slot, begin, end, origin, owned_from):
-        e, block, conv, pitch = self.e, self.block, self.conv, self.pitch
-        lanes, stride = block.lanes, conv.stride[0]
+        e, space, conv, pitch = self.e, self.space, self.conv, self.pitch
+        lanes, stride = space.lanes, conv.stride[0]
         buffer, base = self.copied(slot)
         first = e.bind(begin * stride)
-        shift = e.bind((origin - block.top) * stride - conv.padding[0])  # from a row of the copy to one of the input
+        shift = e.bind((origin - space.top) * stride - conv.padding[0])  # from a row of the copy to one of the input
         left, width = conv.padding[1] * self.ic, self.in_width * self.ic
         with e.loop(planes.maximum(0, (end - begin - 1) * stride + self.kh),
-                    "parallel" if block.shared else "serial") as number:
+                    "parallel" if space.shared else "serial") as number:
             row = e.bind(first + number)
             y, place = e.bind(row + shift), e.bind(base + row * pitch)
 
@@ -282,21 +300,14 @@ class Narrowed(Windowed):
 
     dtype, narrow = "float32", True
 
-    def __init__(self, block):
-        super().__init__(block)
-        self.shape = tile.tile_shape(block.target, block.width * (block.height if block.whole else 1), self.depth,
-                                     block.vectors * block.lanes, self.conv.clip, narrow=True)
+    def best_shape(self):
+        return tile.tile_shape(self.space.target, *self.product(), self.conv.clip, narrow=True)
 
-    @property
-    def shape(self):
-        return self._shape
-
-    @shape.setter
-    def shape(self, shape):
-        self._shape = tile.narrow_shape(shape)
+    def fitting(self, shape):
+        return tile.narrow_shape(shape)
 
     def key(self):
         return super().key() + "_narrow"
 
     def border(self, group, panel):
-        return [self.e.bind(cast(value, "float16", self.block.lanes)) for value in super().border(group, panel)]
+        return [self.e.bind(cast(value, "float16", self.space.lanes)) for value in super().border(group, panel)]

@@ -13,8 +13,7 @@ import numpy as np
 from tsm_edge.errors import InputError
 from tsm_edge.export.graph import ops
 from tsm_edge.export.kernels.write.base import Kernel, ScratchArg, TensorArg, WeightArg
-from tsm_edge.export.kernels.write.emit import Emitter, cast, default_dtype
-from tsm_edge.export.kernels.write.names import RESULT
+from tsm_edge.export.kernels.write.emit import Emitter, cast
 
 from . import dense
 
@@ -42,8 +41,7 @@ def build(builder, op, shapes, target):
     # sizes of float16 elements: what the builders take for four bytes is two
     wide = replace(target, vector_bits=2 * target.vector_bits, l1_bytes=2 * target.l1_bytes,
                    l2_bytes=2 * target.l2_bytes)
-    with default_dtype("float16"):
-        kernel = builder(op, shapes, wide)
+    kernel = builder(op, shapes, wide, dtype="float16")
     if kernel is None:
         return None
     symbol = kernel.symbol + "_f16"
@@ -67,9 +65,9 @@ def _half(array, name):
 
 
 def _dense(op, target):
-    """float16 input and float32 weights, sums and result (float16 where it is not the step's result)."""
+    """float16 input and float32 weights and sums; the result as the operation has it."""
     oc, ic = op.weight.shape
-    dtype = "float32" if op.out == RESULT else "float16"
+    dtype = op.out_dtype or "float16"
     e = Emitter()
     x, wide = e.param("x", ic, "float16"), e.param("wide", ic)
     groups, packed = dense.pack(op, target)

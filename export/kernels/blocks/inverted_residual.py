@@ -19,15 +19,15 @@ from tvm import tirx
 from tsm_edge.export.kernels.choose import strip_cost
 from tsm_edge.export.kernels.choose.choices import NONE
 from tsm_edge.export.kernels.write import planes, sweep, tile
-from tsm_edge.export.kernels.write.base import Kernel, ScratchArg, TensorArg, WeightArg
-from tsm_edge.export.kernels.write.emit import Emitter
+from tsm_edge.export.kernels.write.base import Kernel
 from tsm_edge.export.kernels.write.names import clip_name
 
 from . import expand
+from .workspace import Workspace
 
 
 def matches(op, shapes):
-    """Whether `op` (a program.InvertedResidual) is one that this module builds."""
+    """Whether `op` (a ops.InvertedResidual) is one that this module builds."""
     depthwise, project, first = op.depthwise, op.project, op.expand
     channels = depthwise.weight.shape[0]
     return (depthwise.weight.shape[1] == 1 and depthwise.groups == channels == shapes[depthwise.x][2]
@@ -46,23 +46,24 @@ def _expands(conv, depthwise):
     return True
 
 
-def build(op, shapes, target, precision="fp32", form=None, choices=NONE):
-    """The kernel of a program.InvertedResidual.
+def build(op, shapes, target, dtype="float32", form=None, choices=NONE):
+    """The kernel of a ops.InvertedResidual.
 
     Parameters
     ----------
-    op : program.InvertedResidual for which `matches` holds.
+    op : ops.InvertedResidual for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
-    form : forms.Form; None takes the choices', or the cost model's.
+    form : strip_cost.Form; None takes the choices', or the cost model's.
     choices : Choices of tile, panel, strip and group.
 
     Returns
     -------
-    Kernel, or None if the operation or the precision is not offered.
+    Kernel, or None if the operation is not offered.
     """
-    if precision != "fp32" or not matches(op, shapes):
+    if not matches(op, shapes):
         return None
-    return _Builder(op, shapes, target, form or strip_cost.choose(op, shapes, target, choices), choices).kernel()
+    form = form or strip_cost.choose(op, shapes, target, choices)
+    return _Builder(Workspace(op, shapes, target, form, dtype), choices).kernel()
 
 
 def _biases(op, dtype, moved):
@@ -84,161 +85,89 @@ def _biases(op, dtype, moved):
 
 
 class _Builder:
-    def __init__(self, op, shapes, target, form, choices):
-        self.op, self.shapes, self.target, self.form, self.choices = op, shapes, target, form, choices
-        self.lanes = lanes = target.lanes
-        self.e = Emitter()
-        self.args = []
-        depthwise = op.depthwise
-        self.height, self.width, self.mid = shapes[depthwise.x]
-        self.oh, self.ow, self.oc = shapes[op.out]
-        kh, kw = depthwise.weight.shape[2:]
-        self.window = planes.Window(kh, kw, *depthwise.stride)
-        self.top, self.left = depthwise.padding[:2]
-        self.vectors = -(-self.mid // lanes)
-        self.whole = form.rows >= self.oh
-        # all threads read one copy of the input, each having made a part of it; else each makes its own
-        self.shared = self.whole and (form.tasks == 1 or not strip_cost.apart(target))
-        # planes of one panel: as many rows as a strip's windows look at
-        self.pitch = max(self.left + self.width, self.window.columns(self.ow))
-        self.strip_rows = self.window.rows(form.rows)
-        self.carried = kh - self.window.stride_y
-        if self.whole:
-            self.strip_rows = max(self.strip_rows, self.top + self.height)
-        self.expand = expand.stage(self)
-        self.carries = self.carried > 0 and self.expand.carries and not self.whole
-        if choices.panel:
-            self.expand.shape = tile.TileShape(*choices.panel)
-        self.groups = tile.split_channels(self.vectors * lanes, lanes, self.expand.shape.vectors)
+    def __init__(self, space, choices):
+        self.space, self.op, self.form, self.choices = space, space.op, space.form, choices
+        self.e, self.target, self.lanes, self.window = space.e, space.target, space.lanes, space.window
+        self.expand = expand.stage(space, choices.panel)
+        self.groups = self.expand.groups
+        self.carries = space.carried > 0 and self.expand.carries and not space.whole
         self.out_shape = tile.TileShape(*choices.tile) if choices.tile else strip_cost.plane_tile(
-            target, min(form.rows, self.oh) * self.ow, self.mid, self.oc, op.project.clip, narrow_last=True)
-        self.out_groups = tile.split_channels(self.oc, lanes, self.out_shape.vectors)
-
-    # --- parameters ---
-
-    def tensor(self, name, tensor_name, size, dtype=None):
-        self.args.append(TensorArg(tensor_name, (size,)))
-        return self.e.param(name, size, dtype)
-
-    def constant(self, name, array, dtype=None):
-        self.args.append(WeightArg(array))
-        return self.e.param(name, array.size, dtype)
-
-    def scratch(self, name, size, shared=False, dtype=None):
-        """(buffer, distance of the tasks' parts in it: 0 where they share one)."""
-        total = size if shared else size * self.form.tasks
-        self.args.append(ScratchArg((total,)))
-        return self.e.param(name, total, dtype), 0 if shared else size
+            self.target, min(self.form.rows, space.oh) * space.ow, space.mid, space.oc, self.op.project.clip, narrow_last=True)
+        self.out_groups = tile.split_channels(space.oc, self.lanes, self.out_shape.vectors)
 
     def depthwise_weights(self):
         """Per vector of channels: the taps, then the limits."""
         op, lanes = self.op.depthwise, self.lanes
         limits, self.project_bias = _biases(self.op, self.e.dtype, self.expand.moved_bias)
         self.limits = [bool(np.isfinite(limit).all()) for limit in limits]
-        taps = op.weight[:, 0].reshape(self.mid, -1).T
+        taps = op.weight[:, 0].reshape(self.space.mid, -1).T
         rows = np.concatenate([taps] + [limit[None] for limit, there in zip(limits, self.limits) if there])
-        padded = np.zeros((rows.shape[0], self.vectors * lanes), "float32")
-        padded[:, :self.mid] = rows
+        padded = np.zeros((rows.shape[0], self.space.vectors * lanes), "float32")
+        padded[:, :self.space.mid] = rows
         self.depthwise_rows = rows.shape[0]
-        return padded.reshape(-1, self.vectors, lanes).transpose(1, 0, 2).reshape(-1)
+        return padded.reshape(-1, self.space.vectors, lanes).transpose(1, 0, 2).reshape(-1)
 
     def symbol(self):
-        op, form = self.op, self.form
+        op, space, form = self.op, self.space, self.form
         d = op.depthwise
-        text = f"inverted_residual_{self.height}x{self.width}_{self.expand.depth}_{self.mid}_{self.oc}"
+        text = f"inverted_residual_{space.height}x{space.width}_{self.expand.depth}_{space.mid}_{space.oc}"
         text += f"_k{self.window.kh}x{self.window.kw}_s{d.stride[0]}{d.stride[1]}_p{'_'.join(map(str, d.padding))}"
         text += f"_e{self.expand.key()}_d{clip_name(d.clip)}_p{clip_name(op.project.clip)}"
         return f"{text}{'_add' if op.project.residual else ''}_r{form.rows}_g{form.group}_t{form.tasks}{self.choices.suffix()}"
 
     def kernel(self):
-        e, op, lanes = self.e, self.op, self.lanes
-        out_pixels = self.oh * self.ow
+        space, op = self.space, self.op
+        out_pixels = space.oh * space.ow
         self.expand.declare()
-        self.depthwise_w = self.constant("depthwise_weights", self.depthwise_weights())
-        self.project_w = self.constant("project_weights", tile.pack_panels(
+        self.depthwise_w = space.constant("depthwise_weights", self.depthwise_weights())
+        self.project_w = space.constant("project_weights", tile.pack_panels(
             op.project.weight[:, :, 0, 0].T, self.project_bias, self.out_groups))
         self.residual = None
         if op.project.residual:
-            self.residual = self.tensor("residual", op.project.residual, out_pixels * self.oc)
-        self.out = self.tensor("out", op.out, out_pixels * self.oc)
-        panel_vectors = max(len(group.chunks) for group in self.groups)
-        self.work_plane = self.strip_rows * self.pitch * lanes
-        self.work_scratch = self.scratch("work", panel_vectors * self.work_plane)
-        self.carry_plane = self.carried * self.pitch * lanes
-        if self.carries:
-            self.carry_scratch = self.scratch("carry", self.vectors * self.carry_plane)
-        self.middle_plane = self.form.rows * self.ow * lanes
-        self.middle_scratch = self.scratch("middle", self.vectors * self.middle_plane, shared=self.whole)
-        (self.one_strip if self.whole else self.many_strips)()
-        macs = self.expand.macs + out_pixels * self.mid * (self.window.kh * self.window.kw + self.oc)
+            self.residual = space.tensor("residual", op.project.residual, out_pixels * space.oc)
+        self.out = space.tensor("out", op.out, out_pixels * space.oc)
+        space.declare(max(len(group.chunks) for group in self.groups), self.carries)
+        (self.one_strip if space.whole else self.many_strips)()
+        macs = self.expand.macs + out_pixels * space.mid * (self.window.kh * self.window.kw + space.oc)
         symbol = self.symbol()
-        return Kernel(symbol, "inverted_residual", e.function(symbol), tuple(self.args), macs)
-
-    def place(self, scratch, slot, plane, row):
-        """The Planes of one scratch buffer that belong to task `slot`."""
-        buffer, size = scratch
-        return planes.Planes(buffer, self.e.bind(slot * size) if size else 0, plane, row, self.lanes)
-
-    def work(self, slot):
-        return self.place(self.work_scratch, slot, self.work_plane, self.pitch * self.lanes)
-
-    def carry(self, slot):
-        return self.place(self.carry_scratch, slot, self.carry_plane, self.pitch * self.lanes)
-
-    def middle(self, slot):
-        return self.place(self.middle_scratch, slot, self.middle_plane, self.ow * self.lanes)
+        return Kernel(symbol, "inverted_residual", self.e.function(symbol), tuple(space.args), macs)
 
     # --- the loops ---
 
     def one_strip(self):
         """The whole image at once: threads share panels of channels, then the projection."""
-        e, tasks = self.e, self.form.tasks
-        bottom = self.top + self.height
-        if self.shared:
-            self.expand.fetch(0, self.top, bottom, 0, 0)
+        e, space, tasks = self.e, self.space, self.form.tasks
+        bottom = space.top + space.height
+        if space.shared:
+            self.expand.fetch(0, space.top, bottom, 0, 0)
             with e.loop(tasks, "parallel") as task:
                 self.panels(task, e.bind(task))
         else:
             with self.each_task() as (task, fresh, slot):
                 with e.when(equal(fresh.get(), 1)):
-                    self.expand.fetch(slot, self.top, bottom, 0, bottom)
+                    self.expand.fetch(slot, space.top, bottom, 0, bottom)
                     fresh.set(integer(0))
-                self.expand.keep(*self.share(task, self.height))
+                self.expand.keep(*self.share(task, space.height))
                 self.panels(task, slot)
-        self.project(0, 0, self.oh, "parallel")
+        self.project(0, 0, space.oh, "parallel")
 
     def panels(self, task, slot):
         """A task's panels of channels: expansion and depthwise convolution, all rows."""
-        e, bottom = self.e, self.top + self.height
+        e, space = self.e, self.space
+        bottom = space.top + space.height
         for group in self.groups:
             first, last = self.share(task, group.count)
             with e.loop(last - first) as number:
                 panel = e.bind(first + number)
                 border = self.expand.border(group, panel)
-                self.fill_rows(border, slot, 0, self.top)
-                self.fill_sides(border, slot, self.top, bottom)
+                self.fill_rows(border, slot, 0, space.top)
+                self.fill_sides(border, slot, space.top, bottom)
                 self.expand.image(group, panel, slot)
-                self.fill_rows(border, slot, bottom, self.strip_rows)
-                for start, count, size in tile.split_rows(self.oh, self.form.group):
+                self.fill_rows(border, slot, bottom, space.strip_rows)
+                for start, count, size in tile.split_rows(space.oh, self.form.group):
                     with e.loop(count) as index:
                         y = e.bind(start + index * size)
                         self.slide(group, panel, slot, e.bind(y * self.window.stride_y), y, size)
-
-    def claim(self, group, panel, slot, number, total):
-        """Write into a share, `number` of `total`, of the places of a panel's depthwise outputs.
-
-        Other threads read them last, and a core gets a line for itself long after it asked: what is written here is
-        nothing, but when the outputs come, the lines are there.
-        """
-        if self.shared or not self.whole:
-            return
-        middle, pixels = self.middle(slot), self.oh * self.ow
-        count = -(-pixels // total)
-        first = self.e.bind(planes.minimum(number * count, pixels - count))
-        for plane in range(len(group.chunks)):
-            line = self.e.bind(middle.at(self.plane_of(group, panel) + plane, 0, first))
-            for i in range(count):
-                self.e.store(middle.buffer, line + i * self.lanes, planes.zero(1), 1)
 
     @contextlib.contextmanager
     def each_task(self):
@@ -266,7 +195,7 @@ class _Builder:
     def many_strips(self):
         """Strip after strip; each thread has its own contiguous strips and carries rows from one to the next."""
         e, form = self.e, self.form
-        strips = -(-self.oh // form.rows)
+        strips = -(-self.space.oh // form.rows)
         if form.tasks == 1:
             with e.loop(strips) as strip:
                 self.strip(strip, e.bind(equal(strip, 0)), 0)
@@ -279,13 +208,13 @@ class _Builder:
 
     def strip(self, strip, fresh, slot):
         """Output rows [strip * rows, + rows). fresh: nothing was carried here from the strip before."""
-        e, form, step = self.e, self.form, self.window.stride_y
+        e, space, form, step = self.e, self.space, self.form, self.window.stride_y
         origin = e.bind(strip * (form.rows * step))  # row of the padded image that is row 0 of the planes
-        inside = (e.bind(planes.maximum(0, self.top - origin)), e.bind(self.top + self.height - origin))
-        start = e.bind(tirx.if_then_else(fresh, 0, self.carried)) if self.carries else 0
+        inside = (e.bind(planes.maximum(0, space.top - origin)), e.bind(space.top + space.height - origin))
+        start = e.bind(tirx.if_then_else(fresh, 0, space.carried)) if self.carries else 0
         begin = e.bind(planes.maximum(start, inside[0]))
-        end = e.bind(planes.maximum(begin, planes.minimum(self.strip_rows, inside[1])))
-        owned = e.bind(tirx.if_then_else(equal(strip, 0), 0, self.carried))  # rows above are another thread's
+        end = e.bind(planes.maximum(begin, planes.minimum(space.strip_rows, inside[1])))
+        owned = e.bind(tirx.if_then_else(equal(strip, 0), 0, space.carried))  # rows above are another thread's
         self.expand.fetch(slot, begin, end, origin, owned)
         for group in self.groups:
             with e.loop(group.count) as panel:
@@ -295,7 +224,7 @@ class _Builder:
                         self.copy_carry(group, panel, slot, back=True)
                 for part in range(form.rows // form.group):
                     done = part * form.group * step
-                    low = done + self.carried if part else start
+                    low = done + space.carried if part else start
                     high = done + self.window.rows(form.group)
                     begin = e.bind(planes.maximum(low, inside[0]))
                     end = e.bind(planes.maximum(begin, planes.minimum(high, inside[1])))
@@ -306,25 +235,26 @@ class _Builder:
                     self.slide(group, panel, slot, done, part * form.group, form.group)
                 if self.carries:
                     self.copy_carry(group, panel, slot, back=False)
-        last = self.oh % form.rows
-        self.e.choose(strip < self.oh // form.rows if last else True,
+        last = space.oh % form.rows
+        self.e.choose(strip < space.oh // form.rows if last else True,
                       lambda: self.project(slot, strip, form.rows), lambda: self.project(slot, strip, last))
 
     # --- parts ---
 
     def fill_sides(self, border, slot, first, last):
         """What stands left and right of the image, in the rows [first, last)."""
-        right = self.pitch - self.left - self.width
-        if self.left or right:
-            self.fill_columns(border, slot, first, last, ((0, self.left), (self.left + self.width, right)))
+        space = self.space
+        right = space.pitch - space.left - space.width
+        if space.left or right:
+            self.fill_columns(border, slot, first, last, ((0, space.left), (space.left + space.width, right)))
 
     def fill_rows(self, border, slot, first, last):
         """What stands above and below the image: the rows [first, last)."""
         if not isinstance(first, int) or not isinstance(last, int) or last > first:
-            self.fill_columns(border, slot, first, last, ((0, self.pitch),))
+            self.fill_columns(border, slot, first, last, ((0, self.space.pitch),))
 
     def fill_columns(self, border, slot, first, last, columns):
-        e, work = self.e, self.work(slot)
+        e, work = self.e, self.space.work(slot)
         with e.loop(last - first) as number:
             row = e.bind(work.at(0, first + number))
             for plane, value in enumerate(border):
@@ -334,36 +264,33 @@ class _Builder:
 
     def copy_carry(self, group, panel, slot, back):
         """The last rows of a strip are the first of the next one."""
-        e, work, carry = self.e, self.work(slot), self.carry(slot)
-        count, row = self.carried * self.pitch, 0 if back else self.form.rows * self.window.stride_y
-        first = e.bind(self.plane_of(group, panel))
+        e, space = self.e, self.space
+        work, carry = space.work(slot), space.carry(slot)
+        count, row = space.carried * space.pitch, 0 if back else self.form.rows * self.window.stride_y
+        first = e.bind(space.plane_of(group, panel))
         for plane in range(len(group.chunks)):
             near, far = (work.buffer, e.bind(work.at(plane, row))), (carry.buffer, e.bind(carry.at(first + plane)))
             source, out = (far, near) if back else (near, far)
             planes.copy(e, *source, *out, count, self.lanes)
 
-    def plane_of(self, group, panel):
-        """Number of the first plane of a panel."""
-        return group.start // self.lanes + panel * len(group.chunks)
-
     def slide(self, group, panel, slot, row, y, rows):
         """Depthwise outputs [y, y + rows) of the strip, from row `row` of the planes on."""
-        e, lanes = self.e, self.lanes
-        work, middle = self.work(slot), self.middle(slot)
-        first = e.bind(self.plane_of(group, panel))
+        e, space, lanes = self.e, self.space, self.lanes
+        work, middle = space.work(slot), space.middle(slot)
+        first = e.bind(space.plane_of(group, panel))
         kh, kw = self.window.kh, self.window.kw
         with e.loop(len(group.chunks)) as plane:
             weights = e.bind((first + plane) * (self.depthwise_rows * lanes))
             band = [planes.Planes(buffer.buffer, e.bind(at), buffer.plane, buffer.row, lanes)
                     for buffer, at in ((work, work.at(plane, row)), (middle, middle.at(first + plane, y)))]
             if planes.written_out_band(e, self.target, band[0], self.window, (self.depthwise_w, weights), self.limits,
-                                       rows, self.ow, band[1]):
+                                       rows, space.ow, band[1]):
                 return
             rows_of = [e.bind(e.load(self.depthwise_w, weights + i * lanes, lanes), "t")
                        for i in range(self.depthwise_rows)]
             taps = [rows_of[ky * kw:ky * kw + kw] for ky in range(kh)]
             limits = rows_of[kh * kw:]
-            for start, count, size in tile.split_rows(self.ow, planes.slide_width(self.target, self.window)):
+            for start, count, size in tile.split_rows(space.ow, planes.slide_width(self.target, self.window)):
                 with e.loop(count) as index:
                     x = e.bind(start + index * size)
                     source = planes.Planes(work.buffer, e.bind(work.at(plane, row, x * self.window.stride_x)),
@@ -382,21 +309,22 @@ class _Builder:
 
     def project(self, slot, strip, rows, kind="serial"):
         """The strip's depthwise outputs through the projection: `rows` rows of the output."""
-        e, op, middle = self.e, self.op.project, self.middle(slot)
-        origin = e.bind(strip * (self.form.rows * self.ow))
+        e, space, op = self.e, self.space, self.op.project
+        middle = space.middle(slot)
+        origin = e.bind(strip * (self.form.rows * space.ow))
 
         def body(block, index, group, panel):
             _, pixel = block.place(index)
             pixel = e.bind(pixel)
-            at = e.bind(tile.panel_offset(group, panel, self.mid))
-            place = e.bind((origin + pixel) * self.oc + group.channel(panel))
-            steps = tuple(i * self.oc for i in range(block.width))
+            at = e.bind(tile.panel_offset(group, panel, space.mid))
+            place = e.bind((origin + pixel) * space.oc + group.channel(panel))
+            steps = tuple(i * space.oc for i in range(block.width))
             first = planes.Planes(middle.buffer, e.bind(middle.at(0, 0, pixel)), middle.plane, middle.row, self.lanes)
-            source = planes.Source(first, planes.pixels(first, 1, block.width), self.mid, first.plane)
+            source = planes.Source(first, planes.pixels(first, 1, block.width), space.mid, first.plane)
             planes.compute_rows(e, self.target, group, source, self.project_w, at, tile.Rows(self.out, place, steps),
                                 op.clip, tile.Rows(self.residual, place, steps) if op.residual else None)
 
-        image = sweep.blocks(1, rows * self.ow, self.out_shape.rows)
+        image = sweep.blocks(1, rows * space.ow, self.out_shape.rows)
         if kind == "parallel":
             sweep.over_panels(e, image, self.out_groups, body)
             return

@@ -15,11 +15,9 @@ from tsm_edge.export.kernels.write.emit import Emitter, cast, fma, splat
 SUM = "float32"
 
 
-def build(op, shapes, target, precision="fp32"):
-    """The kernel of a program.Pool or program.GlobalAveragePool, any size; None for another precision."""
-    if precision != "fp32":
-        return None
-    return (_window if isinstance(op, ops.Pool) else _global)(op, shapes, target)
+def build(op, shapes, target, dtype="float32"):
+    """The kernel of a ops.Pool or ops.GlobalAveragePool, any size."""
+    return (_window if isinstance(op, ops.Pool) else _global)(op, shapes, target, dtype)
 
 
 def window(e, position, stride, before, taps, size):
@@ -39,13 +37,13 @@ def channel_vectors(e, channels, lanes):
         yield whole * lanes + start, size
 
 
-def _window(op, shapes, target):
+def _window(op, shapes, target, dtype):
     (height, width, channels), (oh, ow, _) = shapes[op.x], shapes[op.out]
     (kh, kw), (stride_y, stride_x), (top, left, bottom, right) = op.kernel, op.stride, op.padding
     biggest = op.kind == "max"
     symbol = (f"{op.kind}pool_{height}x{width}_{channels}_{oh}x{ow}_k{kh}x{kw}_s{stride_y}{stride_x}"
               f"_p{top}_{left}_{bottom}_{right}")
-    e = Emitter()
+    e = Emitter(dtype)
     x, out = e.param("x", height * width * channels), e.param("out", oh * ow * channels)
     with e.loop(oh, "parallel") as oy:
         ky0, ky1 = window(e, oy, stride_y, top, kh, height)
@@ -55,7 +53,7 @@ def _window(op, shapes, target):
                 splat(1.0, 1, SUM) / tirx.Cast(SUM, (ky1 - ky0) * (kx1 - kx0)))
             for channel, lanes in channel_vectors(e, channels, target.lanes):
                 acc = e.vector(lanes, None if biggest else SUM)
-                acc.set(splat(-3.402823466e38, lanes) if biggest else splat(0.0, lanes, SUM))
+                acc.set(splat(-3.402823466e38, lanes, dtype) if biggest else splat(0.0, lanes, SUM))
                 with e.loop(ky1 - ky0) as ky:
                     row = e.bind((oy * stride_y - top + ky0 + ky) * width)
                     with e.loop(kx1 - kx0) as kx:
@@ -68,10 +66,10 @@ def _window(op, shapes, target):
     return Kernel(symbol, "pool", e.function(symbol), args, 0)
 
 
-def _global(op, shapes, target):
+def _global(op, shapes, target, dtype):
     height, width, channels = shapes[op.x]
     symbol = f"globalpool_{height}x{width}_{channels}"
-    e = Emitter()
+    e = Emitter(dtype)
     x, out = e.param("x", height * width * channels), e.param("out", channels)
     for group in tile.split_channels(channels, target.lanes, 4):
         with e.loop(group.count, "parallel") as panel:

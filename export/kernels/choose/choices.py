@@ -1,4 +1,4 @@
-"""What may be chosen differently in a kernel without changing what it computes, for tuning.py to try.
+"""What may be chosen differently in a kernel without changing what it computes, for tuning to try.
 
 Builders take a `Choices`; what it leaves None, the builder's own cost model decides.
 """

@@ -2,17 +2,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tsm_edge.errors import InputError
+from tsm_edge.files import written_whole
 
 from . import choices as choosing
 from .choices import Choices
 
 SCHEMA = 1
+ANOTHER_FILE = "name another file with --tuning-record"
 _LARGEST = 4 << 20
 _LONGEST = 3600  # seconds of one call
 _HEADER = {"tsm_tuning", "kernels", "target", "threads", "measured_on", "versions"}
@@ -55,21 +56,9 @@ class Record:
         return "".join(json.dumps(line) + "\n" for line in [header, *(e.as_dict() for e in self.entries.values())])
 
     def write(self, path):
-        """Write the file, in one piece."""
-        os.replace(write_part(path, self.text()), path)
-
-
-def write_part(path, text):
-    """Write the file beside `path` that will replace it, and return its path."""
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_bytes(text.encode())
-    except (OSError, ValueError) as error:
-        raise InputError(f"the tuning record {path} cannot be written", found=str(error), expected="a folder with room to write to",
-                         do="name another file with --tuning-record") from error
-    return part
+        """Write the file, in one piece; folders above it are made."""
+        with written_whole(path, parents=True, do=ANOTHER_FILE) as part:
+            part.write_bytes(self.text().encode())
 
 
 class Applied:

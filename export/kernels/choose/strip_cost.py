@@ -30,16 +30,6 @@ class Form:
     group: int
     tasks: int
 
-    def describe(self, op, shapes, target):
-        """One line for reports."""
-        sizes = _Sizes(op, shapes, target)
-        if self.rows >= sizes.oh:
-            how = f"by panels of channels, {self.group} rows at a time"
-        else:
-            how = f"by strips of {self.rows} rows, {self.group} at a time"
-        return (f"{how}, {self.tasks} tasks; {sizes.scratch(self) / 2**10:.0f} KiB near each, "
-                f"{sizes.kept / 2**20:.2f} MiB never leave the caches")
-
 
 def plane_tile(target, pixels, depth, channels, clip, narrow_last=False):
     """Shape of the register tile for a product from planes.
@@ -62,7 +52,7 @@ def apart(target):
 
 
 def choose(op, shapes, target, choices=NONE):
-    """The Form for a program.InvertedResidual on `target`: the cheapest, but for what `choices` says."""
+    """The Form for a ops.InvertedResidual on `target`: the cheapest, but for what `choices` says."""
     sizes = _Sizes(op, shapes, target)
     form = min(_candidates(sizes, target), key=lambda form: (sizes.cost(form), sizes.uneven(form), -form.rows))
     if choices.strip is None and choices.group is None:
@@ -116,7 +106,6 @@ class _Sizes:
         self.carried = 4 * (self.kh - self.stride) * pitch * mid if conv else 0
         self.middle_row = 4 * ow * mid
         self.out_panels = -(-oc // (target.lanes * vectors))
-        self.kept = 2 * (self.oh * self.middle_row + 4 * height * width * mid * bool(conv))
         # ARM's clusters share one L2 among their cores until those with dot products (DynamIQ) have their own
         self.shared = target.arch != "x86_64" and not target.dotprod
         self.apart = apart(target)

@@ -1,1 +1,4 @@
-"""What the builders write kernels with: names, emitted statements, tiles, sweeps, planes."""
+"""What kernels are written with: names, emitted statements, register tiles, sweeps over a picture, planes of channels.
+
+In: sizes and choices. Out: TensorIR. Asked by blocks/ and generic/.
+"""

@@ -14,24 +14,10 @@ is computed once.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 
 import tvm
 from tvm import tirx
 from tvm.tirx import op as tir_op
-
-_DTYPE = contextvars.ContextVar("dtype", default="float32")
-
-
-@contextlib.contextmanager
-def default_dtype(dtype):
-    """`with default_dtype("float16"):` what is made inside has this type wherever none is given."""
-    token = _DTYPE.set(dtype)
-    try:
-        yield
-    finally:
-        _DTYPE.reset(token)
-
 
 _KINDS = {"serial": tirx.ForKind.SERIAL, "parallel": tirx.ForKind.PARALLEL}
 
@@ -57,12 +43,12 @@ class Register:
 
 
 class Emitter:
-    """Collects parameters and statements of one kernel."""
+    """Collects parameters and statements of one kernel. dtype : of parameters and registers for which none is given."""
 
-    def __init__(self):
+    def __init__(self, dtype="float32"):
         self._params = []
         self._blocks = [[]]
-        self.dtype = _DTYPE.get()
+        self.dtype = dtype
         self._count = 0
         self._llvm = {}
 
@@ -177,14 +163,18 @@ def _seq(statements):
 
 
 def lanes_of(value):
-    dtype = str(value.dtype) if hasattr(value, "dtype") else str(value.ty)
-    return int(dtype.rsplit("x", 1)[1]) if "x" in dtype else 1
+    return _type_of(value)[1]
+
+
+def _type_of(value):
+    """(element type, lanes) of an expression."""
+    dtype, _, lanes = (str(value.dtype) if hasattr(value, "dtype") else str(value.ty)).partition("x")
+    return dtype, int(lanes or 1)
 
 
 def splat(value, lanes, dtype=None):
-    """A scalar (number or expression) in all lanes."""
+    """A scalar in all lanes: an expression, or a number of element type `dtype`."""
     if isinstance(value, (int, float)):
-        dtype = dtype or _DTYPE.get()
         if dtype == "float16":
             value = max(-65504.0, min(65504.0, value))
         value = tirx.FloatImm(dtype, float(value))
@@ -211,11 +201,11 @@ def fma(a, b, c):
     return tir_op.fma(a, b, c)
 
 
-def clipped(value, clip, lanes, dtype=None):
+def clipped(value, clip, lanes):
     """min(max(value, low), high); `clip` is (low, high) or None, and infinite ends are left out."""
     if clip is None:
         return value
-    low, high = clip
+    (low, high), (dtype, _) = clip, _type_of(value)
     if low != float("-inf"):
         value = tirx.Max(value, splat(low, lanes, dtype))
     if high != float("inf"):

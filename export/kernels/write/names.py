@@ -1,9 +1,7 @@
-"""Names of the step graph's ends, and the parts that kernel symbols are made of: everything that shapes the code, nothing else."""
+"""The parts that kernel symbols are made of: everything that shapes the code, nothing else."""
 from __future__ import annotations
 
 import math
-
-FRAME, RESULT = "frame", "logits"  # the step graph's names for what goes in and what comes out
 
 
 def number(value):

@@ -299,8 +299,8 @@ def copy_elements(e, source, source_offset, out, out_offset, count, lanes):
         e.store(out, out_offset + at, e.load(source, source_offset + at, size), size)
 
 
-def zero(lanes):
-    return splat(0.0, lanes)
+def zero(lanes, dtype):
+    return splat(0.0, lanes, dtype)
 
 
 def at_least(a, b):

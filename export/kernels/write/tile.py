@@ -27,7 +27,6 @@ import numpy as np
 from tsm_edge.export.kernels.arm import aarch64
 
 from .emit import clipped, fma, lane, part, splat
-from .names import FRAME
 
 _AHEAD = 10240  # bytes between a weight in use and the one that is fetched meanwhile, for wide vectors
 
@@ -64,13 +63,13 @@ def tile_shape(target, pixels=0, depth=0, channels=0, clip=None, pitch=0, narrow
     return TileShape(6, 2)  # 12 accumulators, 2 weights, 1 broadcast of 16
 
 
-def narrows(e, target, name):
-    """Whether the product that reads the tensor `name` is computed in float32 from float32, and narrowed to float16.
+def narrows(e, target, dtype):
+    """Whether a product with an input of type `dtype` is computed in float32 from float32, and narrowed to float16.
 
     That is what a network in half precision does with its frame: neighbouring pixels are alike, so the sums of its first
     convolution are small differences of large values, which float16 would leave with few digits.
     """
-    return e.dtype == "float16" and target.arch == "aarch64" and name == FRAME
+    return e.dtype == "float16" and target.arch == "aarch64" and dtype == "float32"
 
 
 def narrow_shape(shape):

@@ -50,7 +50,7 @@ def test_a_failed_export_leaves_the_old_bundle_and_no_rubbish(tmp_path):
 def test_a_rename_that_fails_brings_the_old_bundle_back(tmp_path, monkeypatch):
     path = make_bundle(tmp_path / "nano")
     monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
-    rename, calls = os.rename, []
+    rename, calls = os.replace, []
 
     def failing(a, b):
         calls.append(b)
@@ -58,8 +58,8 @@ def test_a_rename_that_fails_brings_the_old_bundle_back(tmp_path, monkeypatch):
             raise OSError("disk on fire")
         rename(a, b)
 
-    monkeypatch.setattr(folder.os, "rename", failing)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(folder.os, "replace", failing)
+    with pytest.raises(InputError, match="disk on fire"):
         make_bundle(path, "new")
     assert (path / "model.onnx").read_text() == "old" and beside(path) == []
 
@@ -71,7 +71,7 @@ def test_a_bundle_that_a_program_has_open_where_that_locks_it_is_refused_in_word
         raise PermissionError(13, "Access is denied", str(a))
 
     monkeypatch.setattr(folder, "_exchange", lambda one, other: False)
-    monkeypatch.setattr(folder.os, "rename", locked)
+    monkeypatch.setattr(folder.os, "replace", locked)
     with pytest.raises(InputError, match="Access is denied"):
         make_bundle(path, "new")
     assert (path / "model.onnx").read_text() == "old" and beside(path) == []

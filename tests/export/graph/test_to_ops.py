@@ -1,12 +1,13 @@
 """import_onnx: the program computes what the graph computes, and fuses what can be fused."""
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
+
+import step_graphs as graphs  # noqa: E402
+import step_runs as runs  # noqa: E402
 
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.export.graph.ops import (  # noqa: E402
@@ -20,10 +21,6 @@ from tsm_edge.export.graph.ops import (  # noqa: E402
     inputs_of,  # noqa: E402
 )
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
-graphs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graphs)
 
 
 def kinds(program):
@@ -47,9 +44,9 @@ def assert_same_steps(expected, got):
 def test_program_computes_what_the_graph_computes_over_chained_frames(name):
     model, expected_fallbacks = graphs.CASES[name]()
     program = import_onnx(model)
-    frames = graphs.frames_for(model)
-    got = graphs.run_onnx(model, frames, lambda inputs: graphs.run_program(program, inputs))
-    assert_same_steps(graphs.run_onnx(model, frames), got)
+    frames = runs.frames_for(model)
+    got = runs.run_onnx(model, frames, lambda inputs: runs.run_program(program, inputs))
+    assert_same_steps(runs.run_onnx(model, frames), got)
     assert fell_back(program) == sorted(expected_fallbacks)
 
 
@@ -57,7 +54,7 @@ def test_frames_differ_from_each_other_in_every_case():
     """Without that, a cache that is never read would pass the test above."""
     for name, make in graphs.CASES.items():
         model, _ = make()
-        steps = graphs.run_onnx(model, np.repeat(graphs.frames_for(model, 1), 2, axis=0))
+        steps = runs.run_onnx(model, np.repeat(runs.frames_for(model, 1), 2, axis=0))
         if len(model.graph.input) > 1:  # the same frame twice: only the caches can make a difference
             assert np.abs(steps[0]["logits"] - steps[1]["logits"]).max() > 1e-3, name
 

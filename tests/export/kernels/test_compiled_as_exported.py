@@ -49,7 +49,7 @@ def test_a_kernel_that_is_tested_is_the_one_that_is_exported(strips, tmp_path, b
     for folder in "ab":
         (tmp_path / folder).mkdir()
     shown, = objects.compile_each([(None, kernel)], target, tmp_path, hidden=False)
-    kernel_here.compile_kernel(kernel, target).mod.write_to_file(str(tmp_path / "here.o"), "o")
+    kernel_here.compile_kernel(kernel, target).write_to_file(str(tmp_path / "here.o"), "o")
     assert (tmp_path / "here.o").read_bytes() == (tmp_path / shown).read_bytes()
     exported, = objects.compile_each([(None, kernel)], target, tmp_path / "a")
     assert driver_objects([kernel], target, tmp_path / "b") == [(tmp_path / "a" / exported).read_bytes()]

@@ -1,6 +1,5 @@
 """What has no kernel of ours is computed by TVM's legalisation: same values, shared code, no needless tensors."""
 import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ for package in ("onnx", "onnxruntime", "tvm"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} (extra [export]) is not installed", allow_module_level=True)
 
+import step_runs as runs  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from tsm_edge.errors import InputError  # noqa: E402
@@ -18,10 +18,6 @@ from tsm_edge.export.kernels.generic.models import as_fallback  # noqa: E402
 from tsm_edge.export.kernels.write.base import TensorArg, WeightArg  # noqa: E402
 from tsm_edge.export.library.objects import compile_functions, functions_of  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
-graphs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graphs)
 
 HOST = get_target("host")
 
@@ -115,7 +111,7 @@ def test_operations_of_ours_compute_the_same_without_kernels(op):
     tensors = {name: random.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()
                if name in ("x", "r", "cache.a")}
     got = evaluate(lower.lower(op, SHAPES, HOST), tensors)
-    graphs._RUN[type(op).__name__](op, tensors, SHAPES)
+    runs._RUN[type(op).__name__](op, tensors, SHAPES)
     for name in (op.out, "next_cache.a"):
         if name in tensors:
             assert np.abs(got[name].reshape(SHAPES[name]) - tensors[name]).max() < 1e-5, name
@@ -137,7 +133,7 @@ def test_a_layer_called_like_a_helper_tensor_does_not_collide():
     x = np.random.default_rng(2).normal(size=SHAPES["x"]).astype(np.float32)
     tensors = {"t1": x}
     got = evaluate(lower.lower(op, shapes, HOST), {"t1": x})
-    graphs._RUN["Conv"](op, tensors, shapes)
+    runs._RUN["Conv"](op, tensors, shapes)
     assert np.abs(got["c0"].reshape(7, 5, 6) - tensors["c0"]).max() < 1e-5
 
 

@@ -92,7 +92,7 @@ def test_averages_of_whole_images_are_summed_in_single_precision():
 
 
 def convolved(x, conv):
-    """A program.Conv without splice and residual, in double precision."""
+    """A ops.Conv without splice and residual, in double precision."""
     top, left, bottom, right = conv.padding
     padded = np.pad(x, ((top, bottom), (left, right), (0, 0)))
     kh, kw = conv.weight.shape[2:]
@@ -125,7 +125,7 @@ def test_the_first_convolution_keeps_the_small_differences_of_a_smooth_frame():
     for size, oc in ((3, 32), (7, 24), (3, 40)):
         conv = conv_of(rng, "stem", "frame", "out", 3, oc, size, 2, None)
         weight = conv.weight - conv.weight.mean((1, 2, 3), keepdims=True)  # edges only
-        conv = replace(conv, weight=weight * 100, bias=conv.bias * 0)
+        conv = replace(conv, weight=weight * 100, bias=conv.bias * 0, x_dtype="float32")
         out = convolved(frame.astype(float), conv)
         kernel = kernels.build(conv, {"frame": frame.shape, "out": out.shape}, TARGET, "fp16")
         assert {arg.name: arg.dtype for arg in kernel.args if hasattr(arg, "name")} == {"frame": "float32", "out": "float16"}
@@ -141,7 +141,7 @@ def test_the_first_block_takes_the_frame_in_float32_and_hands_on_float16():
     rng = np.random.default_rng(6)
     frame = smooth_frame(rng, 23, 18)
     stem = conv_of(rng, "stem", "frame", "a", 3, 32, 3, 2)
-    stem = replace(stem, weight=(stem.weight - stem.weight.mean((1, 2, 3), keepdims=True)) * 50)
+    stem = replace(stem, weight=(stem.weight - stem.weight.mean((1, 2, 3), keepdims=True)) * 50, x_dtype="float32")
     depthwise = conv_of(rng, "dw", "a", "b", 32, 32, 3, groups=32)
     project = conv_of(rng, "project", "b", "out", 32, 16, clip=None)
     a = convolved(frame.astype(float), stem)
@@ -163,8 +163,8 @@ def test_the_last_layer_sums_in_float32():
     weight = (rng.standard_normal((27, 1280)) / 30).astype("float32")
     bias = rng.standard_normal(27).astype("float32")
     shapes, cases = {"x": (1280,), "logits": (27,), "inner": (27,)}, []
-    for name in ("logits", "inner"):
-        op = ops.Dense("fc", "x", name, weight, bias)
+    for name, dtype in (("logits", "float32"), ("inner", None)):
+        op = ops.Dense("fc", "x", name, weight, bias, out_dtype=dtype)
         cases.append((kernels.build(op, shapes, TARGET, "fp16"), {"x": x}))
     logits, inner = emulate(cases)
     expected = weight.astype(float) @ x + bias

@@ -16,9 +16,13 @@ for package in ("onnx", "onnxruntime", "tvm", "ziglang"):
 if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
     pytest.skip("libraries for this machine are made on Linux on x86-64 or aarch64", allow_module_level=True)
 
+import step_graphs as graphs  # noqa: E402
+import step_runs as runs  # noqa: E402
+
 from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
 from tsm_edge.export.kernels import calls  # noqa: E402
+from tsm_edge.export.kernels.calls import choose_kernels  # noqa: E402
 from tsm_edge.export.library import build as compiling  # noqa: E402
 from tsm_edge.export.library import objects  # noqa: E402
 from tsm_edge.export.library.archive import read_archive  # noqa: E402
@@ -26,24 +30,22 @@ from tsm_edge.export.library.build import build_library  # noqa: E402
 from tsm_edge.export.library.elf import read_elf  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
-graphs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graphs)
-
 
 def without_kernels(monkeypatch):
     monkeypatch.setattr(calls, "build", lambda *arguments: None)
-    monkeypatch.setattr(calls, "fuse", lambda program, target: program)
+    monkeypatch.setattr(calls, "fuse", lambda program: program)
 
 
 def build(model, folder, target="host", **manifest):
     program = import_onnx(model)
-    return build_library(program, graphs.manifest_for(program, **manifest), get_target(target), folder)
+    target = get_target(target)
+    chosen = choose_kernels(program, target, manifest.get("precision", "fp32"))
+    return build_library(chosen, runs.manifest_for(program, **manifest), target, folder)
 
 
 def assert_computes(model, library, frames=3):
-    inputs = graphs.frames_for(model, frames)
-    expected, got = graphs.run_onnx(model, inputs), graphs.Library(library.path).run(model, inputs)
+    inputs = runs.frames_for(model, frames)
+    expected, got = runs.run_onnx(model, inputs), runs.Library(library.path).run(model, inputs)
     for frame, (a, b) in enumerate(zip(expected, got)):
         assert set(a) == set(b)
         for name in a:
@@ -80,29 +82,30 @@ def test_without_a_single_kernel_of_ours_it_computes_the_same(name, tmp_path, mo
 
 def test_library_with_fallbacks_names_them_and_computes_the_same(odd):
     model, library = odd
-    assert library.fallbacks == ["HardSigmoid", "HardSwish (2)", "Mul"]
+    assert library.chosen.fallbacks == ["HardSigmoid", "HardSwish (2)", "Mul"]
     assert_computes(model, library)
 
 
 def test_report_adds_up(odd):
     _, library = odd
     assert library.path.name == "libtsm_model.so" and library.size == library.path.stat().st_size
-    assert sum(library.kernels.values()) == len(library.calls)
+    assert sum(library.kernels.values()) == len(library.plan.calls)
     # stem, expand, two convolutions on one pixel, project, classifier
     macs = 63 * (16 * 27 + 16 * 24 + 24 * 16) + 2 * 24 * 6 + 16 * 5
     assert library.macs == macs
-    assert all(call.bytes > 0 and call.symbol and call.name for call in library.calls)
-    assert library.cache_bytes >= 4 * 9 * 7 * 2 and library.arena_bytes % 64 == 0 and library.weight_bytes % 64 == 0
-    assert set(library.timings) and "apache-tvm" in library.compiler
+    assert all(call.bytes > 0 and call.kernel.symbol and call.name for call in library.plan.calls)
+    plan = library.plan
+    assert plan.cache_bytes >= 4 * 9 * 7 * 2 and plan.arena_bytes % 64 == 0 and plan.weight_bytes % 64 == 0
+    assert "apache-tvm" in library.compiler
 
 
 def test_library_carries_names_and_manifest(odd):
-    library = graphs.Library(odd[1].path)
+    library = runs.Library(odd[1].path)
     assert library.classes() == ['a "b" \\c', "é?", "??=", "0", "1"]
     manifest = json.loads(library.info.manifest)
     assert manifest["name"] == library.info.name.decode() == "odd" and manifest["input"]["shorter_side"] == 256
     assert [round(v, 6) for v in library.info.mean] == [0.485, 0.456, 0.406]
-    assert library.info.macs == odd[1].macs and library.info.arena_bytes == odd[1].arena_bytes
+    assert library.info.macs == odd[1].macs and library.info.arena_bytes == odd[1].plan.arena_bytes
 
 
 def test_files_and_verification_are_not_embedded(tmp_path):
@@ -126,14 +129,16 @@ def test_library_shows_only_the_runtimes_functions(odd):
 
 
 BUILD_IN_ANOTHER_PROCESS = """
-import importlib.util, sys
-spec = importlib.util.spec_from_file_location("step_graphs", sys.argv[1])
-graphs = importlib.util.module_from_spec(spec); spec.loader.exec_module(graphs)
+import sys
+sys.path.insert(0, sys.argv[1])
+import step_graphs as graphs, step_runs as runs
+from tsm_edge.export.kernels.calls import choose_kernels
 from tsm_edge.export.library.build import build_library
 from tsm_edge.export.graph.to_ops import import_onnx
 from tsm_edge.export.targets.boards import get_target
 program = import_onnx(graphs.CASES[sys.argv[2]]()[0])
-build_library(program, graphs.manifest_for(program), get_target(sys.argv[3]), sys.argv[4])
+target = get_target(sys.argv[3])
+build_library(choose_kernels(program, target), runs.manifest_for(program), target, sys.argv[4])
 """
 
 
@@ -142,7 +147,7 @@ def test_equal_inputs_give_equal_bytes_in_another_process_and_folder(tmp_path):
     here = build(model, tmp_path / "here").path.read_bytes()
     folder = tmp_path / "another" / "place"
     environment = {**__import__("os").environ, "PYTHONHASHSEED": "7"}
-    subprocess.run([sys.executable, "-c", BUILD_IN_ANOTHER_PROCESS, graphs.__file__, "squeeze_and_excite", "host",
+    subprocess.run([sys.executable, "-c", BUILD_IN_ANOTHER_PROCESS, str(Path(graphs.__file__).parent), "squeeze_and_excite", "host",
                     str(folder)], check=True, env=environment)  # its words are shown by pytest
     assert (folder / "libtsm_model.so").read_bytes() == here
 
@@ -213,7 +218,7 @@ def test_library_that_asks_for_too_much_is_refused(tmp_path, monkeypatch):
     old = dataclasses.replace(get_target("host"), libc="glibc 2.3")
     monkeypatch.setattr(compiling.toolchain, "find_compiler", lambda target, cc=None: find(get_target("host")))
     with pytest.raises(CheckFailedError) as error:
-        build_library(program, graphs.manifest_for(program), old, tmp_path)
+        build_library(choose_kernels(program, old), runs.manifest_for(program), old, tmp_path)
     assert "newer than glibc 2.3" in error.value.found and error.value.do
 
 

@@ -1,15 +1,10 @@
-"""Tuning records: what --tune measures, here and over TVM's RPC tracker, and what exports make of a record."""
+"""Tuning records: what --tune measures, and what exports make of a record."""
 import importlib.util
 import json
-import os
 import platform
-import signal
-import socket
 import subprocess
 import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,12 +15,15 @@ for package in ("onnx", "onnxruntime", "tvm", "ziglang"):
 if platform.system() != "Linux" or platform.machine() not in ("x86_64", "aarch64"):
     pytest.skip("kernels for this machine are made on Linux on x86-64 or aarch64", allow_module_level=True)
 
+import small_program  # noqa: E402
+import step_runs as runs  # noqa: E402
+
 from tsm_edge.benchmarks.kernel_here import evaluate  # noqa: E402
-from tsm_edge.errors import InputError, MissingComponentError  # noqa: E402
+from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.export import cli, kernels  # noqa: E402
 from tsm_edge.export.graph import ops  # noqa: E402
 from tsm_edge.export.graph.to_ops import import_onnx  # noqa: E402
-from tsm_edge.export.kernels.calls import make_kernel  # noqa: E402
+from tsm_edge.export.kernels.calls import choose_kernels, make_kernel  # noqa: E402
 from tsm_edge.export.kernels.choose import choices  # noqa: E402
 from tsm_edge.export.kernels.choose import record as records  # noqa: E402
 from tsm_edge.export.kernels.choose.choices import Choices  # noqa: E402
@@ -34,23 +32,16 @@ from tsm_edge.export.targets.boards import get_target  # noqa: E402
 from tsm_edge.export.tuning import clock as measure  # noqa: E402
 from tsm_edge.export.tuning import tuner as tuning  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("step_graphs", Path(__file__).resolve().parents[1] / "step_graphs.py")
-graphs = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(graphs)
 HOST = replace(get_target("host"), threads=1)
 
 
 @pytest.fixture(scope="module")
 def network():
-    """A network of one fused block and one convolution: (ONNX model, Program)."""
-    model = graphs.residual_splice()[0]
-    return model, import_onnx(model)
+    return small_program.network()
 
 
 def kernels_of(step, target=HOST):
-    """{symbol: kernel} of the kernels that have something to choose."""
-    found = [make_kernel(op, step.shapes, target) for op in kernels.fuse(step, target).ops]
-    return {kernel.symbol: kernel for kernel in found if kernel is not None and kernel.kind in choices.OF_KIND}
+    return small_program.kernels_of(step, target)
 
 
 def record_for(step, target=HOST, **choose):
@@ -203,7 +194,7 @@ def test_results_that_differ_are_noticed_where_kernels_are_timed(network):
     args = tuple(replace(arg, array=arg.array + 0.5) if hasattr(arg, "array") else arg for arg in kernel.args)
     other = replace(kernel, symbol=symbol + "_other", args=args)
     step = network[1]
-    outputs = next(tuning._outputs(op) for op in kernels.fuse(step, HOST).ops
+    outputs = next(tuning._outputs(op) for op in kernels.fuse(step).ops
                    if make_kernel(op, step.shapes, HOST).symbol == symbol)
     same, changed = measure.measure([kernel, other], outputs, HOST, rounds=1)
     assert same.agrees and not changed.agrees
@@ -219,12 +210,13 @@ def test_a_record_gives_the_same_library_each_time_and_the_same_results(tmp_path
     built = []
     for name in ("one", "two"):
         record = tuning.prepare(path, HOST)
-        built.append(build_library(import_onnx(model), graphs.manifest_for(step), HOST, tmp_path / name, tuning=record))
+        chosen = choose_kernels(import_onnx(model), HOST, tuning=record)
+        built.append(build_library(chosen, runs.manifest_for(step), HOST, tmp_path / name))
     assert built[0].path.read_bytes() == built[1].path.read_bytes()
-    assert any("_with_" in call.symbol for call in built[0].calls)
-    assert "knows 2 kernels of this network and builds 2" in built[0].notes[0]
-    inputs = graphs.frames_for(model, 3)
-    expected, got = graphs.run_onnx(model, inputs), graphs.Library(built[0].path).run(model, inputs)
+    assert any("_with_" in call.kernel.symbol for call in built[0].plan.calls)
+    assert "knows 2 kernels of this network and builds 2" in built[0].chosen.notes[0]
+    inputs = runs.frames_for(model, 3)
+    expected, got = runs.run_onnx(model, inputs), runs.Library(built[0].path).run(model, inputs)
     for a, b in zip(expected, got):
         for name in a:
             assert np.abs(a[name] - b[name]).max() <= 5e-5 * max(1.0, float(np.abs(a[name]).max())), name
@@ -388,96 +380,6 @@ def test_another_processors_kernels_are_not_timed_here(tmp_path):
     assert "--rpc-tracker" in error.value.do
     with pytest.raises(InputError, match="needs --rpc-key"):
         tuning.Tuner(tmp_path / "r", tracker=("127.0.0.1", 9)).check(get_target(other))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def test_a_tracker_that_is_not_there_is_named():
-    port = free_port()
-    with pytest.raises(MissingComponentError, match="does not answer") as error:
-        measure.check_place(HOST, ("127.0.0.1", port), "board")
-    assert error.value.do.endswith(f"--port {port} --port-end {port + 1}")  # TVM tries from one to the other, by default 9199
-
-
-def test_a_port_that_accepts_but_never_speaks_is_named(monkeypatch):
-    monkeypatch.setattr(measure, "TRACKER_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(MissingComponentError, match="does not answer") as error:
-            measure.check_place(HOST, ("127.0.0.1", silent.getsockname()[1]), "board")
-    assert error.value.found == "no answer within 0.3 s"
-
-
-@pytest.fixture(scope="module")
-def tracker(tmp_path_factory):
-    """A tracker with one server of key "board", both TVM's own, on loopback: (host, port)."""
-    for package in ("tornado", "cloudpickle"):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package}, which TVM's RPC tracker and server need (extra [tune]), is not installed")
-    folder, started = tmp_path_factory.mktemp("rpc"), []
-
-    def start(module, port, *more):
-        log = open(folder / f"{module}.log", "w")  # noqa: SIM115
-        command = [sys.executable, "-m", f"tvm.exec.{module}", "--host", "127.0.0.1", "--port", str(port), "--port-end",
-                   str(port + 1), *more]
-        environment = dict(os.environ, TVM_FFI_DISABLE_TORCH_C_DLPACK="1")  # else they import torch
-        started.append((subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment), log))
-
-    def wait(ready):
-        for _ in range(600):
-            try:
-                if ready():
-                    return
-            except (OSError, MissingComponentError):
-                pass
-            assert all(process.poll() is None for process, _ in started), [p.read_text() for p in folder.glob("*.log")]
-            time.sleep(0.2)
-        pytest.fail(f"TVM's RPC servers did not start: {[p.read_text() for p in folder.glob('*.log')]}")
-
-    port = free_port()
-    try:
-        start("rpc_tracker", port)
-        wait(lambda: socket.create_connection(("127.0.0.1", port), timeout=1).close() is None)
-        start("rpc_server", free_port(), "--tracker", f"127.0.0.1:{port}", "--key", "board")
-        wait(lambda: "board" in measure._keys("127.0.0.1", port))
-        yield "127.0.0.1", port
-    finally:
-        for process, log in started:
-            os.killpg(process.pid, signal.SIGKILL)  # with the worker processes that TVM started
-            process.wait()
-            log.close()
-
-
-def test_a_network_is_tuned_on_a_board_through_the_rpc_tracker(tmp_path, network, tracker):
-    path = tmp_path / "board.jsonl"
-    tuner = tuning.Tuner(path, candidates=2, tracker=tracker, key="board", rounds=2)
-    tuner.check(HOST)
-    said = []
-    record = tuner.run(network[1], HOST, note=said.append)
-    assert "board 'board'" in said[0] and record.measured_on == "RPC key board" and set(record.entries) == set(kernels_of(network[1]))
-    assert tuning.prepare(path, HOST).text() == record.text()
-    with pytest.raises(InputError, match="no board with the key 'other'") as error:
-        measure.check_place(HOST, tracker, "other")
-    assert error.value.found == "board"
-
-
-def test_a_board_that_does_not_come_is_named_and_not_waited_for(monkeypatch, network, tracker):
-    monkeypatch.setattr(measure, "BOARD_SECONDS", 0.3)
-    kernel = next(iter(kernels_of(network[1]).values()))
-    with pytest.raises(MissingComponentError, match="gives no board with the key 'nobody'") as error:
-        measure.measure([kernel], set(), HOST, tracker, "nobody")
-    assert error.value.found == "no answer within 0.3 s" and "query_rpc_tracker" in error.value.do
-
-
-def test_a_board_of_another_processor_is_named(network, tracker):
-    other = get_target("jetson-nano" if platform.machine() == "x86_64" else "raspberry-pi-32bit")
-    kernel = next(iter(kernels_of(network[1], other).values()))
-    with pytest.raises(InputError, match=f"the board with the key 'board' cannot run kernels for {other.name}") as error:
-        measure.measure([kernel], set(), other, tracker, "board")
-    assert "tsm_tune_" in error.value.found and "\n" not in error.value.found and other.arch in error.value.expected
 
 
 def test_a_board_that_fails_later_leaves_what_was_measured(monkeypatch, tmp_path, network):

@@ -169,9 +169,10 @@ def test_replay_says_what_is_wrong(built, kit, tmp_path, arguments, words, code)
     assert (done.returncode, done.stdout.startswith("FAILED ")) == (code, True) and words in done.stdout
 
 
-def test_replay_linked_with_an_archive_takes_our_symbols(kit, tmp_path):
+@pytest.mark.parametrize("toy", [{}, {"MUTE": 1}], ids=["as it is", "kernels that ask for nothing by a strong name"])
+def test_replay_linked_with_an_archive_takes_our_symbols(kit, tmp_path, toy):
     flags = ["-std=gnu99", "-O2", "-I", kit.RUNTIME]
-    kit.run(["gcc", *flags, *kit.defines(tmp_path), "-c", kit.HERE / "toy_plan.c", *kit.SOURCES], cwd=tmp_path)
+    kit.run(["gcc", *flags, *kit.defines(tmp_path, **toy), "-c", kit.HERE / "toy_plan.c", *kit.SOURCES], cwd=tmp_path)
     kit.run(["ar", "rcs", "libtoy.a", *sorted(tmp_path.glob("*.o"))], cwd=tmp_path)
     kit.run(["gcc", *flags, "-DTSM_REPLAY_STATIC", REPLAY, "libtoy.a", "-o", "replay", "-lm", "-pthread"],
             cwd=tmp_path)

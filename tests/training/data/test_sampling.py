@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tsm_edge.errors import InputError
-from tsm_edge.training.data.sampling import Sampler, dense_views, dense_window, fixed_rate, uniform_segments
+from tsm_edge.training.data.sampling import Sampler, dense_window, fixed_rate, uniform_segments
 
 
 @pytest.mark.parametrize("n_frames", [1, 3, 7, 8, 9, 37, 300])
@@ -38,8 +38,6 @@ def test_dense_keeps_its_stride_and_reaches_both_ends():
     assert windows.min() == 0 and windows.max() == 39
     assert dense_window(40, 4, 8).tolist() == [8, 16, 24, 32]
     assert dense_window(10, 4, 8).tolist() == [0, 8, 9, 9]
-    views = dense_views(40, 4, 8, views=3)
-    assert views[:, 0].tolist() == [0, 8, 15] and (np.diff(views) == 8).all()
 
 
 def test_fixed_rate_takes_frames_at_the_times_a_slower_camera_would():

@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -16,11 +17,10 @@ cv2.setNumThreads(1)
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.training.data.listing import read_folder  # noqa: E402
 from tsm_edge.training.gestures import cache as gestures_cache  # noqa: E402
-from tsm_edge.training.gestures.cache import CachedClips, CachedStream, prerender, prerender_stream  # noqa: E402
+from tsm_edge.training.gestures.cache import CachedClips, prerender  # noqa: E402
 from tsm_edge.training.gestures.cli import _main as gestures_main  # noqa: E402
 from tsm_edge.training.gestures.cli import label_of, write_video  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS, GestureDataset, render_clip  # noqa: E402
-from tsm_edge.training.parts import part_of, remove_dead  # noqa: E402
 
 SOME = ("Swiping Left", "No gesture", "Thumb Up")
 
@@ -39,6 +39,12 @@ def test_cached_clips_are_the_rendered_ones(tmp_path, workers):
     assert np.array_equal(cache.targets[8], info["targets"])
 
 
+def test_a_process_that_is_started_afresh_is_sent_a_caches_name_and_not_its_clips(tmp_path):
+    cache = prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(48, 48), workers=1)
+    sent = pickle.dumps(cache)
+    assert len(sent) < 1000 < cache.clips.nbytes and np.array_equal(pickle.loads(sent)[2][0], cache[2][0])
+
+
 def test_a_cache_is_reused_and_never_replaced_by_another(tmp_path):
     asked = {"clips_per_class": 1, "classes": SOME, "n_frames": 2, "size": (16, 16), "workers": 1}
     prerender(tmp_path / "c", **asked)
@@ -51,8 +57,6 @@ def test_a_cache_is_reused_and_never_replaced_by_another(tmp_path):
         prerender(tmp_path / "mine", **asked)
     with pytest.raises(InputError, match="no gesture cache"):
         CachedClips(tmp_path / "mine")
-    with pytest.raises(InputError, match="another kind"):
-        CachedStream(tmp_path / "c")
 
 
 def test_a_broken_off_rendering_leaves_nothing(tmp_path):
@@ -72,16 +76,9 @@ def test_processes_that_render_end_with_the_one_that_is_killed(tmp_path):
     assert process.stdout.readline() == "here\n"
     process.kill()
     process.communicate(timeout=60)  # returns when the last process that holds the pipe is gone
-    assert [p.name.split("-")[0] for p in tmp_path.iterdir()] == ["c.part"]
+    assert [p.name.split("-")[0] for p in tmp_path.iterdir()] == [".c.part"]
     prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(16, 16), workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["c"]
-
-
-def test_parts_of_others_that_live_are_left_alone(tmp_path):
-    mine, other = tmp_path / part_of("c"), tmp_path / f"c.part-elsewhere-{2 ** 22 + 1}"
-    mine.mkdir(), other.mkdir()
-    remove_dead(tmp_path, "c")
-    assert mine.is_dir() and other.is_dir()
 
 
 def test_what_is_wrong_in_a_process_that_renders_is_said(tmp_path):
@@ -107,19 +104,6 @@ def test_a_killed_process_that_renders_is_said(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="process that renders was killed"):
         prerender(tmp_path / "c", clips_per_class=2, classes=SOME, n_frames=2, size=(16, 16), workers=2)
     assert not list(tmp_path.iterdir())
-
-
-def test_cached_stream_labels_frames_as_its_intervals_say(tmp_path):
-    stream = prerender_stream(tmp_path / "s", "test", n_gestures=4, classes=SOME, fps=8, size=(16, 16))
-    assert len(stream.frames) == len(stream.frame_labels)
-    rest = SOME.index("No gesture")
-    expected = np.full(len(stream.frames), rest)
-    for i in range(len(expected)):
-        for e in stream.intervals:
-            if e["start"] <= i / 8 < e["end"]:
-                expected[i] = SOME.index(e["label"])
-    assert np.array_equal(stream.frame_labels, expected)
-    assert {e["label"] for e in stream.events} == {"Swiping Left", "Thumb Up"}
 
 
 def test_command_writes_sheets_streams_and_data_sets(tmp_path, capsys):
@@ -154,7 +138,7 @@ def test_a_video_on_a_full_disk_is_whole_or_not_there(tmp_path):
     for name in ("a.mp4", "b.avi"):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limit[1]))
-            with pytest.raises(InputError, match="cannot write .*/[ab]"):
+            with pytest.raises(InputError, match=f"/{name} cannot be written"):
                 write_video(tmp_path / name, frames, 12)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
@@ -164,8 +148,9 @@ def test_a_video_on_a_full_disk_is_whole_or_not_there(tmp_path):
 @pytest.mark.parametrize("argv, words", [
     ("stream --count 0", "--count cannot"), ("video --frames 0", "--frames cannot"), ("video --frames -1", "--frames cannot"),
     ("sheet --rows 0", "--rows cannot"), ("sheet --columns 0", "--columns cannot"), ("dataset --per-class 0", "--per-class cannot"),
-    ("video --output FILE/v.mp4", "cannot write"), ("dataset --output FILE", "cannot write"), ("sheet --output FILE/s.png", "cannot write"),
-    ("sheet --output s.gif", "cannot write"), ("video --fps nan", "frame rate"), ("video --size 8x8", "picture size"),
+    ("video --output FILE/v.mp4", "cannot be written"), ("dataset --output FILE", "cannot be written"),
+    ("sheet --output FILE/s.png", "cannot be written"), ("sheet --output s.gif", "cannot be written"),
+    ("video --fps nan", "frame rate"), ("video --size 8x8", "picture size"),
     ("video --split val --seed 10000000", "--seed cannot")])
 def test_wrong_input_of_the_command_is_refused(tmp_path, argv, words):
     (tmp_path / "FILE").write_text("")

@@ -13,7 +13,7 @@ from tsm_edge.training.gestures.targets import TARGETS, crop_hands, mirror_hands
 from tsm_edge.training.loop import Options, Trainer  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-X, Y, SIZE, MOVE_X, MOVE_Y = (TARGETS.index(name) for name in ("x", "y", "size", "move x", "move y"))
+X, Y, SIZE, MOVE_X = (TARGETS.index(name) for name in ("x", "y", "size", "move x"))
 
 
 @pytest.fixture(scope="module")
