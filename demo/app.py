@@ -1,6 +1,4 @@
 """The demo's loop: capture, step, smooth, draw, show, record."""
-from __future__ import annotations
-
 import contextlib
 import time
 from typing import NamedTuple
@@ -8,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tsm_edge.runtimes.capture import Capture
-from tsm_edge.runtimes.events import GestureEvents
 from tsm_edge.runtimes.sources import import_cv2
 
 from .overlay import Overlay, View
@@ -64,74 +61,99 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
     -------
     Outcome
     """
-    stream = model.stream("BGR")
-    events = GestureEvents.of(model, source.fps)
-    painter = _Painter(model, mirror, attention) if window or recorder else None
-    stages, begin, last_frame = Stages(), time.monotonic(), time.monotonic()
-    taken = frames = skipped = resets = 0
-    reason = "end of file"
-    capture = Capture(source)
+    loop, reason = _Loop(model, source, log, window, recorder, mirror, attention), None
     try:
-        while True:
-            if stop():
-                reason = "interrupted"
-                break
-            frame = capture.next()
-            if frame is None:
-                if capture.ended:
-                    reason = "source lost" if source.live else "end of file"
-                    break
-                if source.live and time.monotonic() - last_frame > silence:
-                    reason = "source lost"
-                    break
-                if window and not window.poll():  # keys work while a camera keeps us waiting, too
-                    reason = "key"
-                    break
-                continue
-            last_frame = time.monotonic()
-            stages.add("capture", frame.capture_s * 1e3)
-            result = stream.step(frame.image, frame.time)
-            skipped, resets = skipped + result.skipped, resets + result.reset
-            if not result.skipped:
-                frames += 1
-                stages.add("preprocess", result.timings["preprocess_ms"])
-                stages.add("step", result.timings["step_ms"])
-                for event in events.update(result, frame.time, frame.index):
-                    log.write(event)
-            if painter:
-                drawn = time.perf_counter()
-                picture = painter.paint(frame, result, events, stream)
-                stages.add("overlay", (time.perf_counter() - drawn) * 1e3)
-                if recorder:
-                    drawn = time.perf_counter()
-                    recorder.write(picture, frame.time)
-                    stages.add("record", (time.perf_counter() - drawn) * 1e3)
-                if window:
-                    if not source.live:
-                        time.sleep(min(1.0, max(0.0, begin + frame.time - time.monotonic())))
-                    if not window.show(picture):
-                        reason = "key"
-                        break
-            if source.live and not result.skipped:
-                stages.add("camera to result", (time.monotonic() - frame.taken) * 1e3)
-            taken += 1
-            if taken == max_frames:
-                reason = "frame limit"
-                break
+        while reason is None:
+            reason = "interrupted" if stop() else loop.turn(max_frames, silence)
     except KeyboardInterrupt:
         reason = "interrupted"
     finally:
-        with contextlib.ExitStack() as closing:  # the last first; each of them, whatever another one raises
-            if window:
-                closing.callback(window.close)
-            if recorder:
-                closing.callback(recorder.close)
-            closing.callback(log.close)
-            closing.callback(lambda: [log.write(event) for event in events.finish()])
-            closing.callback(stream.close)
-            closing.callback(capture.close)
-    return Outcome(reason, frames, taken + capture.dropped, capture.dropped, skipped, resets, stages.rows(), log.count,
-                   time.monotonic() - begin)
+        loop.close()
+    return loop.outcome(reason)
+
+
+class _Loop:
+    """A run: what happens from one frame to the next, and what is counted."""
+
+    def __init__(self, model, source, log, window, recorder, mirror, attention):
+        self.source, self.log, self.window, self.recorder = source, log, window, recorder
+        self.stream, self.events = model.stream("BGR"), model.events(source.fps)
+        self.painter = _Painter(model, mirror, attention) if window or recorder else None
+        self.stages, self.begin = Stages(), time.monotonic()
+        self.heard = self.begin
+        self.taken = self.frames = self.skipped = self.resets = 0
+        self.capture = Capture(source)  # last: from here on a thread is inside OpenCV
+
+    def turn(self, max_frames, silence):
+        """Take the next frame if there is one; returns why the run is over, or None: it goes on."""
+        frame = self.capture.next()
+        if frame is None:
+            return self._waited(silence)
+        self.heard = time.monotonic()
+        result = self._step(frame)
+        if self.painter and not self._show(frame, result):
+            return "key"
+        if self.source.live and not result.skipped:
+            self.stages.add("camera to result", (time.monotonic() - frame.taken) * 1e3)
+        self.taken += 1
+        return "frame limit" if self.taken == max_frames else None
+
+    def _waited(self, silence):
+        if self.capture.ended:
+            return "source lost" if self.source.live else "end of file"
+        if self.source.live and time.monotonic() - self.heard > silence:
+            return "source lost"
+        # keys work while a camera keeps us waiting, too
+        return "key" if self.window and not self.window.poll() else None
+
+    def _step(self, frame):
+        self.stages.add("capture", frame.capture_s * 1e3)
+        result = self.stream.step(frame.image, frame.time)
+        self.skipped, self.resets = self.skipped + result.skipped, self.resets + result.reset
+        if not result.skipped:
+            self.frames += 1
+            self.stages.add("preprocess", result.timings["preprocess_ms"])
+            self.stages.add("step", result.timings["step_ms"])
+            for event in self.events.update(result, frame.time, frame.index):
+                self.log.write(event)
+        return result
+
+    def _show(self, frame, result):
+        """Draw, record, show; False when the user wants to end."""
+        with self._timed("overlay"):
+            picture = self.painter.paint(frame, result, self.events, self.stream)
+        if self.recorder:
+            with self._timed("record"):
+                self.recorder.write(picture, frame.time)
+        if not self.window:
+            return True
+        if not self.source.live:
+            time.sleep(min(1.0, max(0.0, self.begin + frame.time - time.monotonic())))
+        return self.window.show(picture)
+
+    @contextlib.contextmanager
+    def _timed(self, stage):
+        begin = time.perf_counter()
+        yield
+        self.stages.add(stage, (time.perf_counter() - begin) * 1e3)
+
+    def close(self):
+        """Let go of everything, the last first; of each, whatever another one raises."""
+        with contextlib.ExitStack() as closing:
+            if self.window:
+                closing.callback(self.window.close)
+            if self.recorder:
+                closing.callback(self.recorder.close)
+            closing.callback(self.log.close)
+            closing.callback(lambda: [self.log.write(event) for event in self.events.finish()])
+            closing.callback(self.stream.close)
+            closing.callback(self.capture.close)
+
+    def outcome(self, reason):
+        """The Outcome of a run that is closed."""
+        dropped = self.capture.dropped
+        return Outcome(reason, self.frames, self.taken + dropped, dropped, self.skipped, self.resets, self.stages.rows(),
+                       self.log.count, time.monotonic() - self.begin)
 
 
 class _Painter:

@@ -1,7 +1,6 @@
 """tsm-demo: recognise gestures in a video or before a camera."""
-from __future__ import annotations
-
 import argparse
+import functools
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tsm_edge import cli
-from tsm_edge.default import default_checkpoint
+from tsm_edge.default import own_bundle
 from tsm_edge.errors import InputError
 from tsm_edge.runtimes import BACKENDS, CHECKPOINTS, load
 from tsm_edge.runtimes.sources import add_options, asked_for, file_of, masked, open_source
@@ -20,26 +19,29 @@ EPILOG = """sources (the words of jetson-inference):
   test://"Swiping Left"   a rendered gesture (tsm_edge.training)
 
 examples:
-  tsm-demo --source test://swiping-left
-  tsm-demo dist/nano --source 0
-  tsm-demo dist/nano --source clip.mp4 --headless --output out.mp4 --events events.jsonl
-  tsm-demo dist/nano --source csi://0 --input-width 1280 --input-height 720 --input-flip rotate-180
-  tsm-demo dist/nano --source test://swiping-left --headless --events - --max-frames 100
-  tsm-demo mine.pth --source 0 --attention                    where the network looks; needs a checkpoint or the default model
-  tsm-demo --source clip.mp4 --attention-class "Swiping Left" --headless --output heat.mp4
+{examples}
 
 keys: Q or Esc ends, F switches full screen
 
 Files give every frame at the video's own times, so results do not depend on this machine's speed; cameras give the newest
 frame, older ones are dropped and counted.
 exit code: 0 ended as asked, 2 wrong input, or the camera was lost"""
+EXAMPLES = """\
+  tsm-demo --source test://swiping-left
+  tsm-demo dist/nano --source 0
+  tsm-demo dist/nano --source clip.mp4 --headless --output out.mp4 --events events.jsonl
+  tsm-demo dist/nano --source csi://0 --input-width 1280 --input-height 720 --input-flip rotate-180
+  tsm-demo dist/nano --source test://swiping-left --headless --events - --max-frames 100
+  tsm-demo mine.pth --source 0 --attention                    where the network looks; needs a checkpoint or the default model
+  tsm-demo --source clip.mp4 --attention-class "Swiping Left" --headless --output heat.mp4"""
 
 
-def _parser():
-    parser = argparse.ArgumentParser(prog="tsm-demo", description="Recognise gestures in a video or before a camera.",
-                                     epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser(prog, examples):
+    parser = argparse.ArgumentParser(prog=prog, description="Recognise gestures in a video or before a camera.",
+                                     epilog=EPILOG.format(examples=examples), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", metavar="MODEL",
-                        help="folder or .zip that tsm-export wrote, or a checkpoint; left out: the model that comes with the package")
+                        help="folder or .zip that tsm-export wrote, or a checkpoint; left out: the model that comes with the "
+                             "package, or on a board the bundle that this program lies in")
     parser.add_argument("--source", default="0", metavar="SOURCE", help="where frames come from, see below (default: 0)")
     parser.add_argument("--headless", action="store_true", help="no window")
     parser.add_argument("--output", metavar="FILE", help="record the picture with its overlay (.mp4, .avi, .mkv)")
@@ -87,8 +89,9 @@ def _say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def _main(argv):
-    options = _parser().parse_args(argv)
+def _main(argv, prog="tsm-demo", examples=EXAMPLES):
+    options = _parser(prog, examples).parse_args(argv)
+    options.bundle = options.bundle or own_bundle()
     if options.max_frames is not None and options.max_frames < 1:
         raise InputError("--max-frames cannot be used", found=str(options.max_frames), expected="1 or more",
                          do="leave it out for no limit")
@@ -96,18 +99,20 @@ def _main(argv):
     shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
              "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip,
              "attention": options.attention_class or options.attention}
-    _say(f"tsm-demo {options.bundle or 'with the default model'} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
+    _say(f"{prog} {options.bundle or 'with the default model'} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
+    return _run(options)
 
+
+def _run(options):
     attention = options.attention or options.attention_class is not None
     if attention:
         _check_attention(options)
     from .app import quiet_threads, run
     from .heat import Heat
     from .recording import EventLog, VideoRecorder
-    from .timing import print_summary
     from .window import Window
 
-    model = load(options.bundle or default_checkpoint(), options.backend, options.threads)
+    model = load(options.bundle, options.backend, options.threads)
     heat = Heat(model, options.attention_class) if attention else None
     window = None if options.headless else Window()
     quiet_threads()
@@ -124,10 +129,16 @@ def _main(argv):
          + (f", {source.fps:.3g} fps" if source.fps else "") + (f", {source.frames} frames" if source.frames else ""))
     if not trained:
         _say("UNTRAINED: this network has random weights; its labels mean nothing.")
-
     with _stopping() as stop:
         outcome = run(model, source, log=log, window=window, recorder=recorder, max_frames=options.max_frames,
                       mirror=options.mirror, attention=heat, stop=stop)
+    return _report(outcome, source, recorder)
+
+
+def _report(outcome, source, recorder):
+    """Say how it went; returns the exit code."""
+    from .timing import print_summary
+
     rate = outcome.frames / outcome.seconds if outcome.seconds > 0 else 0.0
     notes = [f"{outcome.read} frames read, {outcome.dropped} dropped, {outcome.skipped} skipped by the model's frame rate, "
              f"{outcome.resets} resets; {outcome.frames} steps in {outcome.seconds:.1f} s ({rate:.1f} a second)"]
@@ -144,9 +155,8 @@ def _main(argv):
     if outcome.read == 0 and outcome.reason == "end of file":
         raise InputError("the video has no frames", found=f"{source.name}: none could be decoded", expected="at least one",
                          do="play it elsewhere to see whether it is whole")
-    _say(f"PASSED ended by {outcome.reason}: {outcome.frames} frames, {outcome.events} events"
-         if outcome.reason != "end of file" else
-         f"PASSED end of file: {outcome.frames} frames, {outcome.events} events")
+    _say(f"PASSED {'' if outcome.reason == 'end of file' else 'ended by '}{outcome.reason}: {outcome.frames} frames, "
+         f"{outcome.events} events")
     return 0
 
 
@@ -172,9 +182,9 @@ def _stopping():
             signal.signal(number, handler)
 
 
-def main(argv=None):
-    """The command line."""
-    cli.run(_main, argv)
+def main(argv=None, **named):
+    """The command line; `named`: prog, examples, where it has another name."""
+    cli.run(functools.partial(_main, **named), argv)
 
 
 if __name__ == "__main__":

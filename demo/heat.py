@@ -1,6 +1,4 @@
 """Where the network looks, as heat over the picture."""
-from __future__ import annotations
-
 import numpy as np
 
 from tsm_edge.cli import choose

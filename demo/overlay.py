@@ -1,6 +1,4 @@
 """What is drawn over the picture: the label, score bars, rates, and a banner where the network is untrained."""
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -191,7 +189,7 @@ class Overlay:
 
     def _bars(self, image, view, unit, left, right, top, row, places):
         pen, size = self.pen, 14 * unit
-        order = np.argsort(-np.asarray(view.scores), kind="stable")[:places]
+        order = np.argsort(-np.asarray(view.scores), kind="mergesort")[:places]  # stable
         names = left + (right - left) * 0.56
         percent = pen.width("100 %", size)
         track_left, track_right, thick = names + 8 * unit, right - percent - 8 * unit, 8 * unit

@@ -1,6 +1,4 @@
 """Writing the picture with its overlay to a video file, and events to JSON lines."""
-from __future__ import annotations
-
 import contextlib
 import json
 import sys
@@ -104,7 +102,7 @@ class EventLog:
             if self._plain and event.kind == "end":
                 print(f"{_clock(event.start)} - {_clock(event.end)}  {event.label}  {event.score:.2f}", file=self._out, flush=True)
             if self._file:
-                self._file.write(json.dumps(event_record(event, self._trained), ensure_ascii=False) + "\n")
+                self._file.write(json.dumps(event_record(event, self._trained)) + "\n")
                 self._file.flush()
 
     def close(self):

@@ -1,6 +1,4 @@
 """Times of the stages and rates, in constant memory however long the demo runs."""
-from __future__ import annotations
-
 import collections
 import sys
 

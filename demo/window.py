@@ -1,6 +1,4 @@
 """The window, and its keys: Q or Esc ends, F switches full screen."""
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -4,9 +4,9 @@
     bundle.manifest                            # dict
     bundle.file("model.onnx")                  # its Path, after size and SHA-256 were found right
 """
-from __future__ import annotations
-
+import functools
 import hashlib
+import operator
 import os
 import shutil
 import stat
@@ -31,6 +31,11 @@ def _bad(problem, found, expected, do=AGAIN):
     return BundleError(problem, found=found, expected=expected, do=do)
 
 
+def _product(shape):
+    """Values of an array; a Python int, which has no end."""
+    return functools.reduce(operator.mul, shape, 1)
+
+
 def parse_manifest(data, where="manifest.json", embedded=False):
     """Bytes of a manifest -> checked dict.
 
@@ -39,7 +44,7 @@ def parse_manifest(data, where="manifest.json", embedded=False):
     BundleError
     """
     manifest = Manifest.from_json(data, where, embedded).data
-    values = sum(int(np.prod(cache["shape"], dtype=object)) for cache in manifest["caches"])
+    values = sum(_product(cache["shape"]) for cache in manifest["caches"])
     if values > MAX_CACHE_VALUES:
         raise _bad(f"{where}: the caches are too large", f"{values} values", f"at most {MAX_CACHE_VALUES}")
     return manifest
@@ -125,7 +130,7 @@ class Bundle:
 
 def _sha256(file):
     checksum = hashlib.sha256()
-    while block := file.read(1 << 20):
+    for block in iter(lambda: file.read(1 << 20), b""):
         checksum.update(block)
     return checksum.hexdigest()
 
@@ -234,6 +239,28 @@ def _unzip(archive, member, limit):
     return data
 
 
+def contradictions(library, manifest):
+    """What a library (`tsm_edge.runtimes.library.Library`) and a manifest say differently of the same network, in words;
+    empty where they belong together."""
+    info, size = library.info, manifest["input"]
+    crop = size["resize"] == "crop"
+    said = [  # what, in the library, in the manifest
+        ("width", info.width, size["width"]), ("height", info.height, size["height"]),
+        ("resize", "squash" if info.resize else "crop", size["resize"]),
+        ("shorter_side", info.shorter_side if crop else 0, size["shorter_side"] if crop else 0),
+        ("filter", "antialias" if info.antialias else "bilinear", size["filter"]),
+        ("colour", "BGR" if info.colour else "RGB", size["colour"]),
+        ("mean", list(info.mean), np.float32(size["mean"]).tolist()), ("std", list(info.std), np.float32(size["std"]).tolist()),
+        ("precision", (info.precision or b"fp32").decode("utf-8"), manifest["precision"]),
+        ("trained", bool(info.trained), manifest["trained"])]
+    words = ["{} is {} in the library, {} in manifest.json".format(*one) for one in said if one[1] != one[2]]
+    if library.classes != manifest["classes"]:
+        words.append(f"the library has {len(library.classes)} other classes than manifest.json")
+    if library.caches != {cache["name"]: tuple(cache["shape"]) for cache in manifest["caches"]}:
+        words.append(f"the library has {len(library.caches)} other caches than manifest.json")
+    return words
+
+
 def read_golden(bundle):
     """The recorded frames and outputs, each array's shape and type checked before it is read.
 
@@ -270,7 +297,7 @@ def read_golden(bundle):
                         raise _bad("golden.npz does not fit the manifest", f"{name}: {dtype} {list(found)}",
                                    f"{np.dtype(kind)} {[count or 'T', *(s or 'any' for s in shape)]}")
                     count = found[0]
-                    total = int(np.prod(found, dtype=object)) * dtype.itemsize
+                    total = _product(found) * dtype.itemsize
                     if total > MAX_BUNDLE_BYTES // 2 or member.file_size < total:
                         raise _bad("golden.npz is damaged", f"{name}: {member.file_size} bytes", f"{total} bytes")
                     data = file.read(total)

@@ -1,6 +1,4 @@
 """A thread that reads a source: the newest frame wins for live sources, every frame counts for files."""
-from __future__ import annotations
-
 import threading
 import time
 from typing import NamedTuple

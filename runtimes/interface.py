@@ -4,8 +4,6 @@ The semantics are the C runtime's, in all back ends: caches start at zero; with 
 allows (or time that runs backwards) resets the stream, and a frame that comes more than a quarter of a period before
 its due time is skipped.
 """
-from __future__ import annotations
-
 import math
 import time
 from typing import NamedTuple
@@ -14,6 +12,7 @@ import numpy as np
 
 from tsm_edge.errors import InputError
 
+from .events import GestureEvents
 from .preprocess import Preprocessor, check_frame
 
 
@@ -49,9 +48,10 @@ class Model:
 
     manifest : dict. classes : list of str. backend : str, the back end's name.
     note : str, why this back end was taken when it was not asked for; "" otherwise.
+    threads : int or None, of a step (0: the engine decides; None: the model's own).
     """
 
-    backend = ""
+    backend, threads = "", 0
 
     def __init__(self, manifest):
         self.manifest, self.note = manifest, ""
@@ -90,7 +90,12 @@ class Model:
         return self._stream(colour, *values)
 
     def _stream(self, colour, max_gap_seconds, fps):
-        raise NotImplementedError
+        # of an engine whose step is a pure function, self._infer; see EngineStream
+        return EngineStream(self, self._infer, colour, max_gap_seconds, fps)
+
+    def events(self, fps=0.0):
+        """A GestureEvents with the manifest's configuration. fps: of the source; 0: not known, the model's."""
+        return GestureEvents.of(self, fps)
 
     def __repr__(self):
         return f"<tsm_edge Model {self.manifest.get('name', '')!r}, {self.backend}, {len(self.classes)} classes>"
@@ -273,7 +278,7 @@ class EngineStream(Stream):
 
     def __init__(self, model, infer, colour, max_gap_seconds, fps):
         super().__init__(model)
-        self._infer = infer
+        self._infer, self.threads = infer, model.threads
         self._preprocess = Preprocessor(model.manifest["input"], colour)
         self._clock = Clock(max_gap_seconds, fps)
         self._input = np.empty(model.input_shape, np.float32)

@@ -7,8 +7,6 @@ The rule: half-pixel centres; scale and crop as `tsm_edge.picture` has them; the
 scale where it shrinks ("antialias", at least 1) or always 1 ("bilinear"), normalised at the borders; nothing is rounded on
 the way.
 """
-from __future__ import annotations
-
 import numpy as np
 
 from tsm_edge.errors import InputError
@@ -57,7 +55,7 @@ def taps_matrix(size, scaled, offset, outputs, antialias=True):
 def matrices(height, width, spec):
     """The rule's two matrices for a source of height x width: float64 [H, height] and [W, width]."""
     scaled_h, scaled_w, top, left = geometry(height, width, spec)
-    antialias = spec.get("filter", "antialias") == "antialias"
+    antialias = spec["filter"] == "antialias"
     return (taps_matrix(height, scaled_h, top, spec["height"], antialias),
             taps_matrix(width, scaled_w, left, spec["width"], antialias))
 
@@ -69,7 +67,7 @@ def preprocess(frame, spec, colour="RGB"):
     ----------
     frame : uint8 [h, w, 3]
     spec : dict
-        The manifest's "input": width, height, colour, resize, shorter_side, filter, mean, std.
+        The manifest's "input": width, height, resize, shorter_side, filter, mean, std. The network takes RGB.
     colour : "RGB" or "BGR"
         Channel order of `frame`.
 
@@ -79,7 +77,7 @@ def preprocess(frame, spec, colour="RGB"):
     """
     check_frame(frame)
     rows, columns = matrices(frame.shape[0], frame.shape[1], spec)
-    if colour != spec.get("colour", "RGB"):
+    if colour == "BGR":
         frame = frame[:, :, ::-1]
     planes = frame.transpose(2, 0, 1).astype(np.float64)  # [3, h, w]
     resized = rows @ planes @ columns.T  # [3, H, W], 0..255
@@ -99,7 +97,7 @@ class _Axis:
         index = start[:, None] + np.arange(taps)
         inside = index < matrix.shape[1]
         index = np.where(inside, index, matrix.shape[1] - 1)
-        weights = np.where(inside, np.take_along_axis(matrix, index, axis=1), 0)
+        weights = np.where(inside, matrix[np.arange(len(matrix))[:, None], index], 0)
         self.index = np.ascontiguousarray(index.T)  # [taps, outputs]; weights [taps, outputs, 1, 1]
         self.weights = np.ascontiguousarray(weights.T.astype(np.float32))[:, :, None, None]
 
@@ -118,8 +116,7 @@ class Preprocessor:
     def __init__(self, spec, colour="RGB"):
         self.spec, self.colour, self._size = spec, colour, None
         mean, std = (np.asarray(spec[key], np.float64) for key in ("mean", "std"))
-        order = slice(None, None, 1 if colour == spec.get("colour", "RGB") else -1)
-        self._order = order
+        self._order = slice(None, None, -1 if colour == "BGR" else 1)
         self._scale = (1 / (255 * std)).astype(np.float32)[:, None, None]
         self._bias = (-mean / std).astype(np.float32)[:, None, None]
 

@@ -2,8 +2,6 @@
 
 The demo and tsm-record open the same addresses here. OpenCV is imported when something is opened.
 """
-from __future__ import annotations
-
 import glob
 import importlib
 import math
@@ -292,7 +290,8 @@ def _open_csi(address, size, fps, flip):
 
 def _open_stream(address, flip):
     cv2 = import_cv2()
-    capture = _quietly(cv2, lambda: cv2.VideoCapture(address, cv2.CAP_FFMPEG))
+    reader = cv2.CAP_FFMPEG if re.search(r"FFMPEG:\s+YES", cv2.getBuildInformation()) else cv2.CAP_ANY
+    capture = _quietly(cv2, lambda: cv2.VideoCapture(address, reader))
     if not capture.isOpened():
         raise InputError("the stream cannot be opened", found=masked(address),
                          expected="a stream that answers", do="try the address in a player; check user, password and path")

@@ -1,6 +1,4 @@
 """tsm-verify: replay a bundle's golden.npz on the machine it is on."""
-from __future__ import annotations
-
 import argparse
 import functools
 import json
@@ -11,14 +9,15 @@ import time
 import numpy as np
 
 from tsm_edge import cli
+from tsm_edge.default import own_bundle
 from tsm_edge.errors import BundleError
 
 from . import BACKENDS, load
 from .bundle import open_bundle, read_golden
-from .device.tsm_device import half_tolerance
 from .preprocess import Preprocessor
 
-RELATIVE_TOLERANCE = {"fp32": 1e-4}
+RELATIVE_TOLERANCE = 1e-4
+HALF_TOLERANCE, HALF_LEAST, HALF_MOST = 2e-2, 5e-3, 0.25  # where the export measured nothing; bounds of what it measured
 MOVE_FACTOR = 100  # recorded logits must vary by this many fp32 tolerances over the few frames of golden.npz
 # The network enlarges the resize's rounding, which has its own check; from frames, only a wrong road is looked for.
 FRAMES_FACTOR = 10
@@ -34,17 +33,21 @@ exit code: 0 all checks passed, 1 a check failed, 2 the bundle or the command ca
 def tolerance_of(manifest, native, name):
     """Allowed difference of "logits" or a cache, relative to its largest value.
 
-    The manifest's precision is that of the library; the step graph computes in fp32.
+    The manifest's precision is that of the library; the step graph computes in fp32. In half precision it is what the export
+    measured rounding to cost.
     """
-    half = native and manifest.get("precision") == "fp16"
-    return half_tolerance(manifest, name) if half else RELATIVE_TOLERANCE["fp32"]
+    if not native or manifest["precision"] != "fp16":
+        return RELATIVE_TOLERANCE
+    measured = manifest["verification"].get("tolerances")
+    value = measured.get(name, HALF_TOLERANCE) if isinstance(measured, dict) else HALF_TOLERANCE
+    return min(max(float(value), HALF_LEAST), HALF_MOST) if isinstance(value, (int, float)) else HALF_TOLERANCE
 
 
 def _compare(name, expected, got, relative):
     """One row: largest absolute difference against relative * max(1, max |expected|)."""
     good = expected.shape == got.shape and np.isfinite(expected).all() and np.isfinite(got).all()
-    tolerance = relative * max(1.0, float(np.max(np.abs(expected), initial=0.0)))
-    difference = float(np.max(np.abs(expected.astype(np.float64) - got), initial=0.0)) if good else float("inf")
+    tolerance = relative * max(1.0, float(np.max(np.abs(expected))))
+    difference = float(np.max(np.abs(expected.astype(np.float64) - got))) if good else float("inf")
     return {"name": name, "status": PASSED if good and difference <= tolerance else FAILED, "max_abs_diff": difference,
             "tolerance": tolerance, "frames": len(expected)}
 
@@ -89,7 +92,7 @@ def replay(model, golden):
 
 def _movement_row(logits):
     """Recorded logits that stand still would agree with anything."""
-    needed = MOVE_FACTOR * RELATIVE_TOLERANCE["fp32"] * max(1.0, float(np.max(np.abs(logits))))
+    needed = MOVE_FACTOR * RELATIVE_TOLERANCE * max(1.0, float(np.max(np.abs(logits))))
     moved = float(np.max(np.ptp(logits, axis=0)))
     good = np.isfinite(moved) and (moved >= needed or len(logits) == 1)
     return {"name": "recorded logits move", "status": PASSED if good else FAILED, "max_abs_diff": None, "tolerance": None,
@@ -154,17 +157,23 @@ def _table(rows):
         yield f"  {row['name']:<{width}}  {row['status']:<7}  {numbers}  {row['frames']}{flips}"
 
 
-def _main(argv):
-    parser = argparse.ArgumentParser(
-        prog="tsm-verify", description="Replay what an export recorded, on this machine: logits and caches, frame by frame.",
-        epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder or .zip that tsm-export wrote")
+def bundle_parser(prog, description, epilog=""):
+    """An argparse parser of a command that runs a bundle here: BUNDLE, --backend, --threads, --json."""
+    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    own = own_bundle()
+    parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if own else None, default=own,
+                        help="folder or .zip that tsm-export wrote" + ("; left out: the one around this program" if own else ""))
     parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--json", action="store_true", help="print the measurements as JSON on stdout")
-    options = parser.parse_args(argv)
-    print(f"tsm-verify {options.bundle} --backend {options.backend or 'auto'} --threads {options.threads or 'auto'}",
-          file=sys.stderr)
+    return parser
+
+
+def _main(argv, prog="tsm-verify"):
+    options = bundle_parser(prog, "Replay what an export recorded, on this machine: logits and caches, frame by frame.",
+                            EPILOG.replace("tsm-verify", prog)).parse_args(argv)
+    print(f"{prog} {options.bundle} --backend {options.backend or 'auto'} --threads {options.threads or 'auto'}", file=sys.stderr)
     report = verify(options.bundle, options.backend, options.threads, say=lambda text: print(text, file=sys.stderr))
     passed = report["status"] == PASSED
     if options.json:
@@ -184,9 +193,9 @@ def _main(argv):
     return 0 if passed else 1
 
 
-def main(argv=None):
-    """The command line."""
-    cli.run(_main, argv)
+def main(argv=None, **named):
+    """The command line; `named`: prog, where it has another name."""
+    cli.run(functools.partial(_main, **named), argv)
 
 
 if __name__ == "__main__":

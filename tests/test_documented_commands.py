@@ -1,7 +1,7 @@
 """Every command line on the pages and in --help is one that the real parsers take, and every option named exists."""
 import argparse
 import configparser
-import importlib.util
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -12,7 +12,6 @@ pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
 pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
 
 ROOT = Path(__file__).resolve().parents[1]
-DEVICE = ROOT / "runtimes" / "device"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "tsm_edge" / "weights" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FOREIGN = ("torchrun", "pytest", "pip", "ruff", "tensorboard", "python -m tvm", "git", "v4l2-ctl")
 
@@ -26,7 +25,8 @@ def scripts():
 
 
 SCRIPTS = scripts()
-BOARD = ["demo.py", "tsm_device.py"]
+PROGRAM = "tsm_edge.pyz"  # in a bundle
+BOARD = [f"{PROGRAM} verify", f"{PROGRAM} demo", f"{PROGRAM} bench"]
 MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.benchmarks.arm.accuracy", "tsm_edge.training.train"]
 
 
@@ -38,15 +38,12 @@ class Parsed(BaseException):
 
 
 def main_of(command):
-    """The function main(argv) behind tsm-NAME, a module's dotted name, or a script of the device folder."""
+    """The function main(argv) behind tsm-NAME, a module's dotted name, or a command of a bundle's program."""
     if command in SCRIPTS:
         module, function = SCRIPTS[command]
         return getattr(importlib.import_module(module), function)
-    if command.endswith(".py"):
-        spec = importlib.util.spec_from_file_location(f"board_{Path(command).stem}", DEVICE / command)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module._main
+    if command.startswith(PROGRAM):
+        return lambda argv: importlib.import_module("tsm_edge.demo.board").main([*command.split()[1:], *argv])
     module = importlib.import_module(command)
     return (module if hasattr(module, "main") else importlib.import_module(command + ".__main__")).main
 
@@ -54,7 +51,6 @@ def main_of(command):
 @pytest.fixture
 def parse(monkeypatch):
     """parse(command, arguments, help=False) -> the parser that took them; fails with argparse's words."""
-    monkeypatch.syspath_prepend(str(DEVICE))
     plain = argparse.ArgumentParser.parse_args
 
     def run(command, arguments, help=False):
@@ -64,6 +60,7 @@ def parse(monkeypatch):
             raise Parsed(self)
 
         monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+        monkeypatch.setattr("tsm_edge.runtimes.verify.own_bundle", lambda: Path("bundle") if command.startswith(PROGRAM) else None)
         try:
             main_of(command)(list(arguments))
         except Parsed as parsed:
@@ -82,8 +79,8 @@ def command_of(words):
     for i, word in enumerate(words):
         if word == "-m" and words[i + 1].startswith("tsm_edge."):
             return words[i + 1], words[i + 2:]
-        if Path(word).name in BOARD:
-            return Path(word).name, words[i + 1:]
+        if Path(word).name == PROGRAM and len(words) > i + 1:
+            return f"{PROGRAM} {words[i + 1]}", words[i + 2:]
     return None
 
 
@@ -179,8 +176,8 @@ def test_options_named_in_sentences_exist(parse):
 
 
 def test_a_command_that_does_not_exist_would_be_seen(parse):
-    lines = ["A=1 tsm-train --data x \\", "  --nonsense 3 && tsm-demo b  # --comment", "ssh u@b python3 n/device/demo.py --x"]
+    lines = ["A=1 tsm-train --data x \\", "  --nonsense 3 && tsm-demo b  # --comment", "ssh u@b python3 n/device/tsm_edge.pyz demo --x"]
     found = list(commands_in(lines))
-    assert found == [("tsm-train", ["--data", "x", "--nonsense", "3"]), ("tsm-demo", ["b"]), ("demo.py", ["--x"])]
+    assert found == [("tsm-train", ["--data", "x", "--nonsense", "3"]), ("tsm-demo", ["b"]), ("tsm_edge.pyz demo", ["--x"])]
     with pytest.raises(SystemExit):
         parse(*found[0])

@@ -121,3 +121,12 @@ def make_bundle(folder, library=None):
     if library:
         shutil.copy(library, folder / "libtsm_model.so")
     return seal(folder)
+
+
+def with_device(source, folder, **changes):
+    """A copy with a device folder, as an export writes it."""
+    from tsm_edge.export.bundle.device import write_device
+
+    shutil.copytree(source, folder)
+    write_device(Path(folder) / "device")
+    return seal(folder, **changes)

@@ -1,6 +1,7 @@
 """Habits shared by every command line: exit codes, nearest-match choices, verdict line."""
 import difflib
 import errno
+import io
 import os
 import sys
 import tempfile
@@ -34,11 +35,19 @@ def _with_room(main, argv):
                          + tempfile.gettempdir(), do="make room; TMPDIR=FOLDER puts temporary files elsewhere") from error
 
 
-def run(main, argv=None):
-    """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
+def _any_letter():
+    """Let stdout take every letter: on Windows as UTF-8, elsewhere those that the system's encoding lacks as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if os.name == "nt" and hasattr(stream, "reconfigure"):  # else into files and pipes goes the code page, which lacks most letters
             stream.reconfigure(encoding="utf-8")
+    out = sys.stdout
+    if hasattr(out, "buffer") and out.errors != "backslashreplace" and (out.encoding or "").lower().replace("-", "") != "utf8":
+        sys.stdout = io.TextIOWrapper(out.buffer, out.encoding, "backslashreplace", line_buffering=out.line_buffering)
+
+
+def run(main, argv=None):
+    """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
+    _any_letter()
     try:
         code = _with_room(main, sys.argv[1:] if argv is None else argv) or 0
     except TsmEdgeError as error:
@@ -47,8 +56,8 @@ def run(main, argv=None):
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # who read us has seen enough: tsm-demo --events - | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end
         code = 0
     sys.exit(code)
 

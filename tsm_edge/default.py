@@ -1,9 +1,17 @@
-"""Where the model is that comes with the package: an online network that recognises hand gestures."""
+"""What runs where no model is named: the bundle that this code lies in, else the model that comes with the package."""
+import os
 from pathlib import Path
 
 from .errors import InputError
 
-DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "gestures.pth"
+HERE = Path(os.path.abspath(__file__)).parent
+DEFAULT_CHECKPOINT = HERE / "weights" / "gestures.pth"
+
+
+def own_bundle():
+    """Folder of the bundle that this package lies in, zipped into BUNDLE/device/; None where it lies anywhere else."""
+    archive, bundle = HERE.parent, HERE.parent.parent.parent
+    return bundle if archive.is_file() and (bundle / "manifest.json").is_file() else None
 
 
 def find_default():
@@ -23,5 +31,16 @@ def default_checkpoint():
     if path is None:
         raise InputError("the default model is not there", found=f"no file {DEFAULT_CHECKPOINT}",
                          expected="the model that comes with the package",
-                         do="install a release that has it, or name a checkpoint of your own")
+                         do="install a release that has it, or name a model of your own")
     return path
+
+
+def default_model():
+    """Path of what runs where no model is named.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    return own_bundle() or default_checkpoint()

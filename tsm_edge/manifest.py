@@ -3,19 +3,16 @@
 The schema in one place; `validate` checks a manifest against it, whole or as embedded in the ONNX file and the library
 (there without `files` and `verification`).
 """
-from __future__ import annotations
-
 import json
 import math
 import os
 import re
-from dataclasses import dataclass
 
 from .errors import BundleError
 
 SCHEMA = 1
 STATUSES = ("passed", "not executed", "failed")
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16")
 RUNTIMES = ("native", "tvm")  # tvm: the bundle also holds a library for TVM's own runtime; described in "tvm"
 REQUIRED = ("schema", "name", "trained", "classes", "input", "stream", "events", "network", "caches", "precision", "target",
             "threads", "toolchain")
@@ -157,7 +154,7 @@ def _caches(check, caches):
         check(isinstance(cache["layer"], str) and cache["layer"], f"{name}: layer", cache["layer"], "the name of the layer")
         check(isinstance(shape, list) and len(shape) == 4 and all(_whole(v, 1, 65536) for v in shape) and shape[0] == 1,
               f"{name}: shape", shape, "[1, fold, h, w]")
-        check(cache["dtype"] in ("float32", "float16", "int8"), f"{name}: dtype", cache["dtype"], "float32")
+        check(cache["dtype"] in ("float32", "float16"), f"{name}: dtype", cache["dtype"], "float32 or float16")
         check(isinstance(cut, list) and len(cut) == 2 and all(_whole(v, 0) for v in cut) and cut[1] - cut[0] == shape[1],
               f"{name}: slice", cut, f"[start, stop] of {shape[1]} channels")
         check(_whole(channels, cut[1], 65536), f"{name}: channels", channels, f"at least {cut[1]}")
@@ -206,18 +203,14 @@ def _verification(check, value):
     check(good, "verification.status", value["status"], f"{worst if value['checks'] else 'not executed'}, as the checks say")
 
 
-@dataclass(frozen=True)
 class Manifest:
     """A validated manifest. `data` is the dict; the fields most asked for have names of their own.
 
     >>> Manifest.load("dist/nano/manifest.json").classes
     """
 
-    data: dict
-    embedded: bool = False
-
-    def __post_init__(self):
-        validate(self.data, embedded=self.embedded)
+    def __init__(self, data, embedded=False, where="manifest.json"):
+        self.data = validate(data, where, embedded)
 
     @classmethod
     def from_json(cls, text, where="manifest.json", embedded=False):
@@ -231,8 +224,7 @@ class Manifest:
             data = json.loads(text.decode("utf-8") if isinstance(text, (bytes, bytearray)) else text)
         except (ValueError, RecursionError) as error:
             raise BundleError(f"{where} cannot be read", found=str(error)[:200], expected="JSON in UTF-8", do=_AGAIN) from error
-        validate(data, where, embedded)
-        return cls(data, embedded)
+        return cls(data, embedded, where)
 
     @classmethod
     def load(cls, path):

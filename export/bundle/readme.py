@@ -15,7 +15,7 @@ _FILES = {
     "CMakeLists.txt": "for add_subdirectory()",
     "tsm_edge-config.cmake": "for find_package(tsm_edge)",
     "src/": "the runtime's C sources, compiled by the app's own toolchain",
-    "device/": "runner and demo for the device's own Python (3.6 or newer, numpy)",
+    "device/": "verification, demo and benchmark for the device's own Python (3.6 or newer, numpy; OpenCV for the demo), and a module",
 }
 
 
@@ -46,15 +46,15 @@ def _classes(manifest):
 
 
 def _python(target, folder):
-    """Lines: with the package, and with the file in device/ alone."""
-    loop = ["    for frame in camera:               # uint8, height x width x 3, RGB",
-            "        result = stream.step(frame)    # result.label, result.score"]
-    here = ["    import tsm_edge                    # pip install tsm-edge",
+    """Lines: with the package, and with what lies in device/ alone."""
+    loop = ["    for frame in camera:                                    # uint8, height x width x 3, RGB",
+            "        result = stream.step(frame, time.monotonic())       # result.label, result.score"]
+    here = ["    import time, tsm_edge                                   # pip install tsm-edge",
             f"    stream = tsm_edge.load(\"{folder}\").stream()", *loop]
     if target.os != "linux":
         return ["On a computer, by onnxruntime (`pip install 'tsm-edge[onnxruntime]'`):", "", *here]
-    return ["With nothing installed but numpy:", "", "    import sys", f"    sys.path.insert(0, \"{folder}/device\")",
-            "    import tsm_device", f"    stream = tsm_device.load(\"{folder}\").stream()", *loop, "",
+    return ["With nothing installed but numpy:", "", "    import sys, time", f"    sys.path.insert(0, \"{folder}/device\")",
+            "    import tsm_device", "    stream = tsm_device.load().stream()                     # this bundle", *loop, "",
             "or with the package, on any machine:", "", *here]
 
 

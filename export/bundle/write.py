@@ -9,23 +9,17 @@ from tsm_edge.manifest import Manifest
 from tsm_edge.runtimes import c_sources
 
 from .android import write_cmake_package
+from .device import write_device
 from .folder import list_files, new_folder
 from .golden import cache_size, golden_count, write_golden
 from .readme import bundle_readme
 from .report import ExportReport
 
 
-def runtime_folder(name):
-    """A folder of the installed runtimes: "device"."""
-    import tsm_edge.runtimes
-
-    return Path(tsm_edge.runtimes.__file__).resolve().parent / name
-
-
 def notes_of(step):
     """What the report says of a step network besides numbers."""
     alone = ["nothing is shifted in this network: it judges every frame by itself"]
-    return [*(step.tsm_info.get("notes") or []), *([] if step.cache_specs else alone)]
+    return [*step.card.notes, *([] if step.cache_specs else alone)]
 
 
 def results_of(job, count):
@@ -58,10 +52,7 @@ def fill_folder(job):
         _add_libraries(job, folder)
         write_golden(folder / "golden.npz", job.frames[:count], job.inputs[:count], job.reference.head(count))
         if job.target.os == "linux":
-            (folder / "device").mkdir()
-            for file in sorted(runtime_folder("device").glob("*.py")):
-                if file.name != "__init__.py":
-                    shutil.copyfile(file, folder / "device" / file.name)
+            write_device(folder / "device")
         if job.tvm_library:
             manifest.update(runtime="tvm", tvm=job.tvm_library.as_dict())
         manifest["verification"] = results_of(job, count)

@@ -14,8 +14,8 @@ _BOARD = """Copy the folder to the board and run it there; nothing has to be ins
 
     scp -r {folder} USER@BOARD:
     ssh USER@BOARD
-    python3 {folder}/device/tsm_device.py --verify          # replays golden.npz on this very board
-    python3 {folder}/device/demo.py --source SOURCE
+    python3 {folder}/device/tsm_edge.pyz verify             # replays golden.npz on this very board
+    python3 {folder}/device/tsm_edge.pyz demo --source SOURCE
 """
 _JETSON = _BOARD.replace("SOURCE", "csi://0") + """
 A USB camera is `--source /dev/video0`. For full speed: `sudo nvpmodel -m 0 && sudo jetson_clocks`.

@@ -1,6 +1,4 @@
 """The compiled library, called through tsm_edge.h with ctypes: needs nothing but numpy."""
-from __future__ import annotations
-
 import os
 import platform
 import shutil
@@ -12,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import BundleError
-from tsm_edge.runtimes.device import tsm_device as device
+from tsm_edge.runtimes.bundle import contradictions
 from tsm_edge.runtimes.interface import Model, Result, Stream, check_timestamp
+from tsm_edge.runtimes.library import LIBRARY, Library, LibraryStream, elf_machine, this_machine
 from tsm_edge.runtimes.preprocess import check_frame
 
-LIBRARY = "libtsm_model.so"
 # What /proc/cpuinfo must list for the x86-64 levels that a host's library may be compiled for. (ARM libraries check
 # themselves when a model is created.)
 _LEVELS = {"x86-64-v2": {"sse4_2", "popcnt"}, "x86-64-v3": {"avx2", "fma", "bmi2"},
@@ -49,7 +47,7 @@ def unfit(bundle, name=LIBRARY):
     """
     if name not in bundle:
         return f"the bundle holds no {name}"
-    found, here = device.elf_machine(bundle.file(name)), device.this_machine()
+    found, here = elf_machine(bundle.file(name)), this_machine()
     if found is None:
         return f"{name} is no ELF library"
     if platform.system() not in ("Linux", "Android"):
@@ -90,7 +88,7 @@ def open_library(bundle):
         if digest not in _libraries:
             path = Path(mappable(path, digest))
             try:
-                _libraries[digest] = _guard(device.Library, path)
+                _libraries[digest] = Library(path)
             finally:
                 if path.parent.name.startswith("tsm-library-"):
                     shutil.rmtree(path.parent, ignore_errors=True)  # the mapping stays
@@ -116,7 +114,7 @@ class NativeModel(Model):
                               expected=f"a library for {platform.machine()} {platform.system()}",
                               do="pass backend='onnxruntime', or export for this machine: tsm-export --target host")
         self._library = open_library(bundle)
-        different = device.contradictions(self._library, self.manifest)
+        different = contradictions(self._library, self.manifest)
         if different:
             raise BundleError("library and manifest do not belong together", found="; ".join(different)[:300],
                               expected="the same in both", do="export the bundle again")
@@ -132,41 +130,40 @@ class NativeStream(Stream):
     def __init__(self, model, colour, max_gap_seconds, fps, profile=False):
         super().__init__(model)
         # The C options take 0 for "the model's own" and a negative value for "never".
-        self._native = _guard(device.LibraryStream, model._library, colour, model.threads or 0, max_gap_seconds or -1.0,
-                              fps or -1.0, profile)
+        self._native = LibraryStream(model._library, colour, model.threads or 0, max_gap_seconds or -1.0, fps or -1.0, profile)
         self.threads = self._native.threads
         self._finalizer = weakref.finalize(self, self._native.close)
 
     def step(self, frame, timestamp=None):
         check_frame(frame)
         check_timestamp(timestamp)
-        raw = _guard(self._open().step, frame, timestamp)
+        raw = self._open().step(frame, timestamp)
         native = self._native
         return Result(self.model.classes[raw.label_index], raw.label_index, raw.score, native.scores(), native.logits(),
                       bool(raw.reset), bool(raw.skipped),
                       {"preprocess_ms": raw.preprocess_ns / 1e6, "step_ms": raw.step_ns / 1e6})
 
     def step_tensor(self, x):
-        _guard(self._open().step_tensor, self._check_tensor(x))
+        self._open().step_tensor(self._check_tensor(x))
         return self._native.logits()
 
     def preprocess(self, frame):
         """uint8 [h, w, 3] -> float32 [3, H, W] by the C runtime; the state stays as it is."""
         check_frame(frame)
-        return _guard(self._open().preprocess, np.asarray(frame))
+        return self._open().preprocess(np.asarray(frame))
 
     def reset(self):
-        _guard(self._open().reset)
+        self._open().reset()
 
     def state(self):
-        return _guard(self._open().state)
+        return self._open().state()
 
     def restore(self, state):
-        _guard(self._open().restore, self._check_state(state))
+        self._open().restore(self._check_state(state))
 
     def profile(self):
         """Kernel calls with their times, of a stream that was made with profile=True."""
-        return _guard(self._open().profile)
+        return self._open().profile()
 
     def close(self):
         self._finalizer()
@@ -176,11 +173,3 @@ class NativeStream(Stream):
             raise BundleError("this stream is closed", found="a call after close()", expected="an open stream",
                               do="make a new one: model.stream()")
         return self._native
-
-
-def _guard(call, *args):
-    """The board's runner has its own error type, for it stands alone; here it is ours."""
-    try:
-        return call(*args)
-    except device.DeviceError as error:
-        raise BundleError(error.problem, found=error.found, expected=error.expected, do=error.do) from error

@@ -1,13 +1,11 @@
 """The step graph in onnxruntime."""
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
 
 from tsm_edge.errors import BundleError, MissingComponentError
 from tsm_edge.runtimes.bundle import parse_manifest
-from tsm_edge.runtimes.interface import EngineStream, Model
+from tsm_edge.runtimes.interface import Model
 
 MODEL = "model.onnx"
 
@@ -86,8 +84,3 @@ class OnnxModel(Model):
     def _infer(self, x, state):
         logits, *caches = self._session.run(self._outputs, {"frame": x, **state})
         return np.ascontiguousarray(logits[0], np.float32), dict(zip(self.cache_shapes, caches))
-
-    def _stream(self, colour, max_gap_seconds, fps):
-        stream = EngineStream(self, self._infer, colour, max_gap_seconds, fps)
-        stream.threads = self.threads
-        return stream

@@ -1,6 +1,4 @@
 """A bundle's library for TVM's runtime: our compiled kernels, called by TVM's virtual machine."""
-from __future__ import annotations
-
 import os
 import shutil
 import threading
@@ -9,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tsm_edge.errors import BundleError, MissingComponentError
-from tsm_edge.runtimes.interface import EngineStream, Model
+from tsm_edge.runtimes.interface import Model
 
 from .native import mappable, unfit
 
@@ -105,12 +103,12 @@ class TvmLibraryModel(Model):
         import_runtime()
         reason = unfit(bundle, LIBRARY)
         if reason:
-            raise BundleError("the bundle's library for TVM cannot run here", found=reason, expected="a library for this machine",
-                              do="pass backend='onnxruntime', or export for this machine: tsm-export --target host --runtime tvm")
+            raise BundleError("the bundle's library for TVM cannot run here", found=reason, expected=f"{LIBRARY} for this machine",
+                              do="export with --runtime tvm (for this machine: --target host), or take another engine")
         path = Path(mappable(bundle.file(LIBRARY), bundle.files[LIBRARY][1]))
         self.bundle, self.threads = bundle, threads or bundle.manifest["threads"]
         try:
-            self._step = StepLibrary(path, self.threads)
+            self._infer = StepLibrary(path, self.threads)
         finally:
             if path.parent.name.startswith("tsm-library-"):
                 shutil.rmtree(path.parent, ignore_errors=True)  # the mapping stays
@@ -120,7 +118,7 @@ class TvmLibraryModel(Model):
         """One step: does the library belong to the manifest?"""
         zeros = {name: np.zeros(shape, np.float32) for name, shape in self.cache_shapes.items()}
         try:
-            logits, caches = self._step(np.zeros(self.input_shape, np.float32), zeros)
+            logits, caches = self._infer(np.zeros(self.input_shape, np.float32), zeros)
             found = logits.shape, {name: value.shape for name, value in caches.items()}
         except Exception as error:  # TVM's errors have no common base
             found = str(error)[:300]
@@ -128,8 +126,3 @@ class TvmLibraryModel(Model):
             raise BundleError("library and manifest do not belong together", found=str(found)[:300],
                               expected=f"{len(self.classes)} logits and {len(self.cache_shapes)} caches as in the manifest",
                               do="export the bundle again")
-
-    def _stream(self, colour, max_gap_seconds, fps):
-        stream = EngineStream(self, self._step, colour, max_gap_seconds, fps)
-        stream.threads = self.threads
-        return stream

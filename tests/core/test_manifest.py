@@ -18,7 +18,7 @@ GOOD = {
     "caches": [{"name": "cache.a", "layer": "a", "shape": [1, 3, 56, 56], "dtype": "float32", "slice": [0, 3], "channels": 24},
                {"name": "cache.b", "layer": "b", "shape": [1, 4, 28, 28], "dtype": "float32", "slice": [4, 8], "channels": 32}],
     "precision": "fp32", "target": {"name": "host"}, "threads": 4, "toolchain": {"torch": "2.13"},
-    "files": [{"path": "device/demo.py", "size": 3, "sha256": "0" * 64}],
+    "files": [{"path": "device/tsm_edge.pyz", "size": 3, "sha256": "0" * 64}],
     "verification": {"status": "not executed", "frames": 16, "checks": [
         {"name": "a", "status": "passed"}, {"name": "b", "status": "not executed"}]},
 }

@@ -1,10 +1,8 @@
-"""The toy bundle, a short video made on the spot, and sources that behave as told."""
+"""The toy bundle, and a short video made on the spot."""
 import importlib.util
 import shutil
-import threading
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 _path = Path(__file__).resolve().parents[1] / "toy_bundle.py"
@@ -37,33 +35,3 @@ def video(tmp_path_factory):
         writer.write(frame)
     writer.release()
     return path
-
-
-@pytest.fixture
-def make_source():
-    """make(frames, live=False, fps=15, until=None): a Source of uint8 frames [T, h, w, 3]; see Scripted."""
-    from tsm_edge.runtimes.sources import Source
-
-    class Scripted(Source):
-        """Gives frames one by one; an exception in the list is raised; an Event is waited for."""
-
-        def __init__(self, items, live=False, fps=15.0):
-            self.items, self.live, self.fps, self.name = list(items), live, fps, "script"
-            self.given, self.closed = 0, False
-
-        def read(self):
-            while self.items:
-                item = self.items.pop(0)
-                if isinstance(item, threading.Event):
-                    item.wait(20)
-                    continue
-                if isinstance(item, BaseException):
-                    raise item
-                self.given += 1
-                return np.ascontiguousarray(item), (self.given - 1) / self.fps
-            return None
-
-        def close(self):
-            self.closed = True
-
-    return Scripted

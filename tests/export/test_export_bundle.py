@@ -77,7 +77,8 @@ def test_the_bundle_is_verified_in_all_three_ways(made):
 def test_the_bundle_holds_what_its_manifest_lists_and_no_more(made):
     found = {Path(base, file).relative_to(made.path).as_posix() for base, _, files in os.walk(made.path) for file in files}
     assert found == {entry["path"] for entry in made.manifest["files"]} | {"manifest.json"}
-    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_device.py"} <= found
+    assert {"model.onnx", "libtsm_model.so", "tsm_edge.h", "golden.npz", "README.md", "device/tsm_edge.pyz", "device/tsm_device.py"} \
+        <= found
     for entry in made.manifest["files"]:
         data = (made.path / entry["path"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"])
@@ -226,7 +227,7 @@ def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
 @pytest.mark.parametrize("options, problem", [
     ({"threads": "2"}, "number of threads"), ({"threads": 1.5}, "number of threads"), ({"seed": -1}, "seed"), ({"seed": 2 ** 80}, "seed"),
     ({"input_size": "48x40"}, "input size"), ({"input_size": 0}, "input size"), ({"classes": "abc"}, "class names"),
-    ({"std": [0, 0, 0]}, "input.std"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
+    ({"std": [0, 0, 0]}, "std cannot be used"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
     ({"output": "afile/b"}, "cannot be written"), ({"target": None}, "unknown target")])
 def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch, options, problem):
     (tmp_path / "afile").write_text("")

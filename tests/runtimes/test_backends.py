@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -39,9 +40,17 @@ def torch_model(toys):
 
 
 @pytest.fixture(scope="module")
-def tvm_model(native_bundle):
-    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
-    return load(native_bundle, "tvm")
+def tvm_model(native_bundle, toys, tmp_path_factory):
+    tvm = pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    from tvm.relax.frontend.onnx import from_onnx
+
+    folder = shutil.copytree(native_bundle, tmp_path_factory.mktemp("bundle") / "tvm")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it renames inputs; they are passed by position
+        library = tvm.compile(from_onnx(toys.onnx_model()), target="llvm")
+    library.export_library(str(folder / "model_tvm.so"))
+    described = {"library": "model_tvm.so", "entry": "main", "kernels": {}, "functions": [], "fallbacks": []}
+    return load(toys.seal(folder, runtime="tvm", tvm=described), "tvm")
 
 
 @pytest.fixture(params=BACKENDS)
@@ -276,8 +285,11 @@ def test_a_library_that_is_missing_or_no_longer_one_is_not_passed_over(native_bu
 def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp_path):
     refused(lambda: load(native_bundle, "nativ"), "'nativ'", "did you mean 'native'")
     refused(lambda: load(native_bundle, "torch"), "checkpoint")
+    pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+    refused(lambda: load(native_bundle, "tvm"), "holds no model_tvm.so", "--runtime tvm")
     refused(lambda: load(onnx_bundle / "model.onnx", "native"), "ONNX file")
-    refused(lambda: load(native_bundle, threads=0), "threads")
+    for threads in (0, 65, -1, 1.5):
+        refused(lambda threads=threads: load(native_bundle, threads=threads), "threads", "1 to 64")
     (tmp_path / "x.onnx").write_bytes(b"12345678")
     refused(lambda: load(tmp_path / "x.onnx"), "cannot be loaded", kind=BundleError)
 
@@ -332,12 +344,3 @@ def _inputs(frame, model):
     from tsm_edge.runtimes.preprocess import preprocess
 
     return preprocess(frame, model.manifest["input"])[None]
-
-
-def test_classes_that_say_no_gesture_are_background_however_they_are_written():
-    from tsm_edge import create_model
-    from tsm_edge.runtimes.engines.torch import describe
-
-    net = create_model("mobilenet_v2", 4, width=0.35, input_size=64)
-    net.tsm_info["classes"] = ["wave", "no-gesture", "Doing_other things", "No gestures at all"]
-    assert describe(net, [])["events"]["background"] == [1, 2]

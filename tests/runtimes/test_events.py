@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 
+from tsm_edge.card import JESTER_DEMO
 from tsm_edge.errors import InputError
 from tsm_edge.jester import CLASSES
-from tsm_edge.runtimes.events import JESTER_DEMO, GestureEvents
+from tsm_edge.runtimes.events import GestureEvents
 from tsm_edge.runtimes.interface import Result
 
 NAMES = ["nothing", "left", "right", "stop"]
@@ -115,6 +116,16 @@ def test_times_are_the_frames_own_and_else_follow_the_rate():
     ended, = events.update(logits(0))
     assert (ended.start, ended.end) == (0.0, pytest.approx(0.2))
     assert [e.start for e in GestureEvents(NAMES, BARE).over([(3.5, logits(1)), (3.6, logits(0))])] == [3.5, 3.5]
+
+
+def test_a_models_events_follow_the_sources_rate_else_the_models(onnx_bundle):
+    from tsm_edge.runtimes import load
+
+    model = load(onnx_bundle)  # made for 15 frames a second
+    for fps, period in ((0.0, 1 / 15), (4.0, 0.25)):
+        events = model.events(fps)
+        events.update(np.array([0, 9, 0, 0, 0]), 2.0)
+        assert events.finish()[0].end == pytest.approx(2.0 + period)
 
 
 def test_memory_does_not_grow_with_the_stream():

@@ -58,6 +58,36 @@ def test_library_and_manifest_must_belong_together(native_bundle, toys, tmp_path
         load(folder)
 
 
+@pytest.mark.parametrize("path, value", [
+    ("input.mean", [0.0, 0.0, 0.0]), ("input.std", [1.0, 1.0, 1.0]), ("input.resize", "squash"), ("input.shorter_side", 40),
+    ("input.filter", "bilinear"), ("precision", "fp16"), ("trained", True)])
+@pytest.mark.parametrize("backend", [None, "native"])
+def test_a_manifest_that_was_changed_does_not_belong_to_its_library(native_bundle, toys, tmp_path, path, value, backend):
+    manifest = toys.manifest()
+    *way, last = path.split(".")
+    (manifest[way[0]] if way else manifest)[last] = value
+    folder = toys.seal(shutil.copytree(native_bundle, tmp_path / "b"), **manifest)
+    with pytest.raises(BundleError, match=f"(?s)belong together.*{last}"):
+        load(folder, backend)
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 40), (30, 1), (30, 40), (1, 1)])
+def test_frames_are_taken_however_they_lie_in_memory(native_bundle, rows, columns):
+    """Views with rows far apart, backwards, and single rows, of which numpy may say any stride."""
+    stream = load(native_bundle, "native").stream()
+    frame = np.random.RandomState(0).randint(0, 256, (rows, columns, 3)).astype(np.uint8)
+    want = stream.preprocess(frame)
+    views = [np.zeros((2 * rows, columns + 7, 3), np.uint8)[::2, :columns], np.zeros((rows, columns, 3), np.uint8)[::-1],
+             np.zeros((rows, columns, 6), np.uint8)[:, :, ::2]]
+    if rows == 1:
+        views.append(np.lib.stride_tricks.as_strided(np.zeros((1, columns, 3), np.uint8), (1, columns, 3), (7, 3, 1)))
+    else:  # pages that are not touched cost nothing
+        views.append(np.zeros((rows, 20000000), np.uint8)[:, 5:5 + 3 * columns].reshape(rows, columns, 3))
+    for view in views:
+        view[:] = frame
+        assert np.array_equal(stream.preprocess(view), want) and stream.step(view).index >= 0
+
+
 def test_the_same_library_is_mapped_once_from_wherever_it_comes(native_bundle, toys, tmp_path):
     path = Path(shutil.make_archive(tmp_path / "toy", "zip", native_bundle))
 
@@ -103,7 +133,7 @@ def test_profile_names_the_kernel_calls(native_bundle, toys):
 def test_x86_levels_are_checked_before_loading(native_bundle, toys, tmp_path, monkeypatch):
     from tsm_edge.runtimes.bundle import open_bundle
 
-    if native.device.this_machine()[0] != "x86_64":
+    if native.this_machine()[0] != "x86_64":
         pytest.skip("an x86-64 matter")
     folder = shutil.copytree(native_bundle, tmp_path / "b")
     toys.seal(folder, target={"name": "host", "triple": "x86_64-linux-gnu", "cpu": "x86-64-v4"})

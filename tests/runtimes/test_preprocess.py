@@ -84,7 +84,7 @@ def test_taps_are_a_triangle_that_sums_to_one(size, scaled, antialias):
 
 @pytest.mark.parametrize("changes", [{}, {"SQUASH": 1, "ANTIALIAS": 0}], ids=["crop", "squash-bilinear"])
 def test_the_c_runtime_equals_the_reference_within_rounding(toys, tmp_path, toy_library, changes):
-    from tsm_edge.runtimes.device.tsm_device import Library, LibraryStream
+    from tsm_edge.runtimes.library import Library, LibraryStream
 
     library = Library(toys.toy.build_toy(tmp_path, flags=("-O1",), **changes) if changes else toy_library)
     spec = toys.manifest()["input"]

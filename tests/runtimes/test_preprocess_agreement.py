@@ -2,8 +2,9 @@
 import numpy as np
 import pytest
 
-from tsm_edge.runtimes.device.tsm_device import Library, LibraryStream
-from tsm_edge.runtimes.preprocess import Preprocessor, preprocess, shorter_side
+from tsm_edge.picture import shorter_side
+from tsm_edge.runtimes.library import Library, LibraryStream
+from tsm_edge.runtimes.preprocess import Preprocessor, preprocess
 
 SOURCES = ((101, 77), (77, 101), (31, 200), (200, 31), (53, 53), (27, 19), (160, 120), (333, 251))
 

@@ -17,7 +17,7 @@ def manifest(trained=True, checks=None):
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_the_readme_names_the_device_its_commands_and_the_proof(name):
-    text = bundle_readme(manifest(), TARGETS[name], "nano", ["device/demo.py", "golden.npz", "libtsm_model.so"])
+    text = bundle_readme(manifest(), TARGETS[name], "nano", ["device/tsm_edge.pyz", "golden.npz", "libtsm_model.so"])
     assert TARGETS[name].title in text and "{folder}" not in text and "nano" in text
     assert "input 224x160" in text and "6,720 values" in text
     assert "| library vs torch | passed | 16 | 1e-05 | 0.001 | 0 |" in text
