@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from tsm_edge import default
+from tsm_edge.card import check_classes, parse_size
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 from tsm_edge.export.bundle.folder import check_output
@@ -44,7 +45,7 @@ def _parser():
         "its classes are numbers, also where there are 27, as no answer of it means a gesture")
     add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
     add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: as trained, else 1.0)")
-    add("--input-size", metavar="WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
+    add("--input-size", metavar="N|WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
     add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
     add("--past", metavar="A:B", help="folds of channels from the past, where the file does not say: 0:1")
@@ -100,16 +101,6 @@ class ConsoleProgress(Progress):
         self.console.print(f"     {text}", highlight=False, markup=False)
 
 
-def parse_size(text):
-    """"224x160" -> (224, 160), width first."""
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text.strip())
-    size = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not all(32 <= side <= 2048 for side in size):
-        raise InputError("--input-size cannot be used", found=f"'{text}'",
-                         expected="WIDTHxHEIGHT, each 32 to 2048 pixels", do="for example --input-size 224x224")
-    return size
-
-
 def parse_past(text):
     """"0:1" -> (0, 1), in folds of channels."""
     match = re.fullmatch(r"(\d+):(\d+)", text.strip())
@@ -126,13 +117,7 @@ def read_classes(path):
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the class list {path} cannot be read", found=str(error),
                          expected="a text file, one name a line", do="check --classes") from error
-    names = [line.strip() for line in lines]
-    if not names or not all(names) or len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1 and name})
-        found = "no names" if not names else f"'{twice[0]}' twice" if twice else "an empty line between names"
-        raise InputError(f"the class list {path} cannot be used", found=found,
-                         expected="one name a line, all different", do="correct the file")
-    return names
+    return check_classes([line.strip() for line in lines])
 
 
 def make_network(args, classes):
@@ -276,7 +261,7 @@ def _export(args):
     tuning = _tuning(args, output)
     effective = _effective(args, target, net, output, tuning)
     console.print("options: " + ", ".join(f"{key}={value}" for key, value in effective.items()), highlight=False, markup=False)
-    if not net.tsm_info["trained"]:
+    if not net.card.trained:
         console.print("UNTRAINED: random weights, the bundle will recognise nothing", style="bold red")
     try:
         bundle = export_bundle(net, target=target, output=output, name=args.name, precision=args.precision,
@@ -319,12 +304,12 @@ def _no_extra(error):
 
 def _effective(args, target, net, output, tuning):
     """What the options come to, to be echoed: {name: value}."""
-    info = net.tsm_info
+    card = net.card
     effective = {
         "target": target.name,
         "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
-        "arch": info["name"], "width": info["width"], "input-size": "{}x{}".format(*info["input_size"]),
-        "num-classes": info["num_classes"], "classes": args.classes or "built in", "precision": args.precision,
+        "arch": card.name, "width": card.width, "input-size": "{}x{}".format(*card.input_size),
+        "num-classes": card.num_classes, "classes": args.classes or "built in", "precision": args.precision,
         "runtime": args.runtime,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }

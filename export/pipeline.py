@@ -249,7 +249,7 @@ def export_bundle(net, target="host", output=None, *, precision="fp32", threads=
         A folder for what every stage made, as files that a person can read; also of an export that fails.
     **description :
         name, classes, input_size (width, height), trained, resize, filter, mean, std, fps, max_gap_seconds, events: what the
-        manifest says; default: what the network says of itself.
+        manifest says; default: what the network's card says (`net.card`, see `tsm_edge.card`).
 
     Returns
     -------

@@ -6,11 +6,6 @@ import numpy as np
 
 from tsm_edge.errors import InputError
 
-# The smoothing of the published online demo for its 27 Jester classes: the logits of 12 frames summed; both directions
-# of rolling and turning a hand, and pulling it in, are masked; "Doing other things" counts as "No gesture".
-JESTER_DEMO = {"window": 12, "hold": 2, "on": 0.0, "off": 0.0, "merge": {"0": 2}, "ignore": [7, 8, 21, 22, 3],
-               "background": [2]}
-
 
 class Event(NamedTuple):
     """A gesture that began (kind "start", end None) or is over (kind "end").

@@ -38,8 +38,9 @@ def folder(tmp_path_factory):
 
 def python_3_6(folder):
     """The command of a Python 3.6 with what JetPack brings."""
-    candidates = [shutil.which("python3.6"), *sorted(Path.home().glob(".pyenv/versions/3.6.*/bin/python3.6"))]
-    runs = [path for path in filter(None, candidates) if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
+    found = shutil.which("python3.6") or ""  # pyenv's stands for those that lie beside it, and need not run itself
+    candidates = [found, *sorted(Path(found).parent.parent.glob("versions/3.6.*/bin/python3.6"))] if found else []
+    runs = [path for path in candidates if subprocess.run([path, "-c", ""], capture_output=True).returncode == 0]
     if not runs or platform.machine() != "x86_64":
         pytest.skip("no Python 3.6 for x86-64 on this machine")
     subprocess.run([runs[0], "-m", "venv", folder / "jetpack"], check=True)

@@ -12,5 +12,5 @@ def open_network(path):
     from tsm_edge.checkpoints import load_checkpoint
     from tsm_edge.models import create_model
 
-    checkpoint = load_checkpoint(path)
-    return create_model(checkpoint.arch, checkpoint=path, shift=checkpoint.info.get("shift", "online")).eval()
+    card = load_checkpoint(path).card
+    return create_model(card.name, checkpoint=path, shift=card.shift if "shift" in card.said else "online").eval()

@@ -7,13 +7,13 @@ import hashlib
 import json
 import math
 import os
-import re
 import signal
 import sys
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+from tsm_edge.card import Card, background_of, parse_size
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 from tsm_edge.shell import quote
@@ -147,7 +147,7 @@ def _main(argv):
         save_checkpoint(path, network, training=record, metrics=metrics)
 
     rest = classes.index("No gesture") if "No gesture" in classes else None
-    trainer = Trainer(net, data, val, options, folder, n_segment=args.frames, mean=net.tsm_info["mean"], std=net.tsm_info["std"],
+    trainer = Trainer(net, data, val, options, folder, n_segment=args.frames, mean=net.card.mean, std=net.card.std,
                       transform=transform, rest=rest, save=save, settings=settings, device=device, workers=args.workers,
                       save_every=args.save_every, log=say)
     trainer.resume()
@@ -242,16 +242,6 @@ def _stopping(trainer, say):
             signal.signal(number, handler)
 
 
-def parse_size(text):
-    """"224" or "256x192" -> (width, height)."""
-    match = re.fullmatch(r"(\d+)(?:[xX](\d+))?", str(text).strip())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(32 <= side <= 2048 for side in size):
-        raise InputError("--input-size cannot be used", found=f"'{text}'", expected="N or WIDTHxHEIGHT, 32 to 2048 pixels a side",
-                         do="for example --input-size 224")
-    return size
-
-
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
@@ -279,21 +269,17 @@ def fill_in(args):
         from tsm_edge.default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
-    known = source.info if source else {}
-
-    def pick(name, init, usual):
-        if getattr(args, name) is None:
-            setattr(args, name, init if init is not None else usual)
-
-    pick("arch", source and source.arch, "mobilenet_v2")
-    pick("width", source.width if source and source.arch == args.arch else None, 1.0)
-    pick("frames", known.get("n_segment"), 8)
-    pick("fold_div", known.get("fold_div"), 8)
-    pick("seconds", args.frames / known["fps"] if known.get("fps") else None, 3.0)
-    args.input_size = parse_size(args.input_size) if args.input_size else tuple(known.get("input_size") or (224, 224))
-    if source is not None and (source.arch != args.arch or source.arch == "mobilenet_v2" and source.width != args.width):
-        raise InputError("the checkpoint is of another network", found=f"{source.arch} x{source.width:g} in {args.init}",
-                         expected=f"{args.arch} x{args.width:g}", do=f"give --arch {source.arch} --width {source.width:g}, or neither")
+    known = source.card if source else Card({"name": "mobilenet_v2"})
+    size = parse_size(args.input_size) if args.input_size else None
+    card = known.but(name=args.arch, width=args.width, n_segment=args.frames, fold_div=args.fold_div, input_size=size)
+    if source is not None and (card.name != known.name or known.name == "mobilenet_v2" and card.width != known.width):
+        raise InputError("the checkpoint is of another network", found=f"{known.name} x{known.width:g} in {args.init}",
+                         expected=card.name if args.width is None else f"{card.name} x{args.width:g}",
+                         do=f"give --arch {known.name} --width {known.width:g}, or neither")
+    args.arch, args.width, args.input_size = card.name, card.width, card.input_size
+    args.frames, args.fold_div = card.n_segment, card.fold_div
+    if args.seconds is None:
+        args.seconds = args.frames / known.fps if known.fps else 3.0
     return source
 
 
@@ -305,18 +291,15 @@ def events_of(classes, fps, before=None):
     classes : list of str
     fps : float
         0 where it is not known.
-    before : dict or None
-        What is known of the checkpoint that training begins with. Its settings stay (tsm-eval --tune-events may have found them),
+    before : Card or None
+        Of the checkpoint that training begins with. Its settings stay (tsm-eval --tune-events may have found them),
         the seconds that are averaged too; without them about a second is averaged.
     """
-    from tsm_edge.training.gestures.labels import BACKGROUND_CLASSES, slug
-
-    rest = {slug(name) for name in BACKGROUND_CLASSES}
     events = {"window": min(12, max(1, round(fps or 12.0))), "hold": 2 if fps == 0 or fps >= 6 else 1, "on": 0.5, "off": 0.3,
-              "merge": {}, "ignore": [], "background": [i for i, name in enumerate(classes) if slug(name) in rest]}
-    if before and before.get("events"):
-        events.update({key: before["events"][key] for key in ("hold", "on", "off")})
-        events["window"] = max(1, round(before["events"]["window"] * (fps or 12.0) / (before.get("fps") or 12.0)))
+              "merge": {}, "ignore": [], "background": background_of(classes)}
+    if before and before.events:
+        events.update({key: before.events[key] for key in ("hold", "on", "off")})
+        events["window"] = max(1, round(before.events["window"] * (fps or 12.0) / (before.fps or 12.0)))
     return events
 
 
@@ -350,30 +333,30 @@ def make_network(args, source, classes, fps):
     shift = None if args.shift == "none" else args.shift
     kind = dict(width=args.width, input_size=args.input_size, shift=shift, fold_div=args.fold_div, n_segment=args.frames,
                 dropout=args.dropout)
-    if source is not None and shift and source.info.get("shift"):
+    known = source.card if source else Card()
+    if shift and known.shift:
         # The channels that brought the past still do: of a network of both directions only the future is lost.
-        kind.update(past=source.info.get("past"), placement=source.info.get("placement"))
-        kind.update(future=source.info.get("future") if shift == source.info["shift"] else None)
-        if shift == "offline" and source.info["shift"] == "online":
+        kind.update(past=known.past, placement=known.placement, future=known.future if shift == known.shift else None)
+        if shift == "offline" and known.shift == "online":
             kind.update(past=None)
     net = create_model(args.arch, len(classes), classes=list(classes), **kind)
-    net.tsm_info.update(trained=True, fps=fps, events=events_of(classes, fps, source and source.info))
+    net.card = net.card.but(trained=True, fps=fps, events=events_of(classes, fps, known),
+                            **{key: known[key] for key in ("mean", "std", "resize", "filter")})
     if source is None:
         return net, "weights from scratch"
-    net.tsm_info.update({k: source.info[k] for k in ("mean", "std", "resize", "filter") if source.info.get(k)})
     mine, theirs = net.state_dict(), dict(source.state_dict)
     head = [k for k in theirs if theirs[k].shape != mine[k].shape] if set(theirs) == set(mine) else None
     if head is None or any(not k.startswith(("classifier", "fc")) for k in head):
         raise InputError("the checkpoint does not fit the network", found=f"{len(theirs)} tensors, first {list(theirs)[:3]}",
                          expected=f"{len(mine)} tensors, first {list(mine)[:3]}", do="check --arch and --width")
-    fresh = bool(head) or list(source.classes or []) != list(classes)
+    fresh = bool(head) or list(known.classes or []) != list(classes)
     if fresh:
         theirs.update({k: mine[k] for k in mine if k.startswith(("classifier", "fc"))})
     net.load_state_dict(theirs)
-    if "shift" not in source.info:
+    if "shift" not in known.said:
         trained = "shifts that the file does not name"
     else:
-        trained = {"online": "online shifts", "offline": "shifts both ways", None: "no shifts"}[source.info["shift"]]
+        trained = {"online": "online shifts", "offline": "shifts both ways", None: "no shifts"}[known.shift]
     return net, f"weights from {args.init}, trained with {trained}" + (", with a new classifier" if fresh else "")
 
 

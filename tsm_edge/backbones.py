@@ -9,10 +9,10 @@ import math
 
 from torch import nn
 
+from .card import Card, check
 from .cli import choose
 from .errors import InputError
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # (expansion, channels at width 1, blocks, stride of the first block)
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 RESNETS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
@@ -59,7 +59,18 @@ class InvertedResidual(nn.Module):
         return x + self.conv(x) if self.residual else self.conv(x)
 
 
-class MobileNetV2(nn.Module):
+class Backbone(nn.Module):
+    """A network with a card, which `create_model` fills in."""
+
+    card = Card()
+
+    @property
+    def tsm_info(self):
+        """The card by its earlier name; a mapping that cannot be changed."""
+        return self.card
+
+
+class MobileNetV2(Backbone):
     """MobileNetV2 with the layer names of the published gesture checkpoint; without shifts (see `create_model`).
 
     channels : (stem, (seven stages), head), see `mobilenet_channels`.
@@ -143,7 +154,7 @@ class Bottleneck(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """ResNet with torchvision's layer names; without shifts (see `create_model`)."""
 
     def __init__(self, block, blocks, num_classes, dropout=0.0):
@@ -192,32 +203,13 @@ def _initialise(net):
             nn.init.zeros_(module.bias)
 
 
-def check_input_size(size):
-    """(width, height) from an int or a pair; refuses what no network here can use."""
-    try:
-        pair = (size, size) if isinstance(size, int) else tuple(size)
-        width, height = (int(v) for v in pair)
-        fine = (width, height) == pair and min(width, height) >= 32 and max(width, height) <= 4096
-    except (TypeError, ValueError):
-        fine = False
-    if not fine:
-        raise InputError("the input size cannot be used", found=repr(size), expected="pixels, or (width, height), 32 to 4096",
-                         do="for example input_size=224 or input_size=(256, 192)")
-    return width, height
-
-
 def build(name, num_classes, *, width=1.0, rounding="reference", dropout=0.0):
     """A backbone without shifts and without weights of its own."""
     choose(name, NAMES, "network")
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise InputError("the number of classes cannot be used", found=repr(num_classes), expected="a whole number, at least 1",
-                         do="for example num_classes=27")
+    num_classes, width = check("num_classes", num_classes), check("width", width)
     if name == "mobilenet_v2":
-        if not 0.05 <= width <= 8:
-            raise InputError("the width multiplier cannot be used", found=repr(width), expected="0.05 to 8",
-                             do="for example width=1.0")
         return MobileNetV2(num_classes, mobilenet_channels(width, rounding), dropout)
-    if width not in (None, 1, 1.0):
+    if width != 1:
         raise InputError(f"{name} has no width multiplier", found=f"width={width}", expected="width 1.0",
                          do="leave width out, or use mobilenet_v2")
     return ResNet(BasicBlock if name == "resnet18" else Bottleneck, RESNETS[name], num_classes, dropout)

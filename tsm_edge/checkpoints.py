@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from .backbones import NAMES
+from .card import FIELDS, Card, amend, check
 from .errors import CheckpointError, InputError
 from .files import written_whole
+from .jester import CLASSES
 from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, first_keys, measure, translate
 
 FORMAT, VERSION = "tsm_edge.checkpoint", 1
@@ -23,6 +25,8 @@ KINDS = {
     "published": "the published online Jester layout", "reference": "a network trained with the reference repository",
     "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "own": "a tsm_edge checkpoint",
 }
+# What is known of weights whatever network they are loaded into.
+_OF_WEIGHTS = ("classes", "mean", "std", "resize", "filter", "fps", "events", "model_name")
 _LEGACY_MAGIC = (0x1950a86a20f9469cfc6c).to_bytes(10, "little")  # what torch.save wrote before it wrote zip archives
 
 
@@ -31,21 +35,15 @@ class Checkpoint:
     """What a checkpoint file holds.
 
     state_dict : tensors by our names, float32.
-    arch : "mobilenet_v2", "resnet18" or "resnet50"; the class name for a network of one's own (kind "own" only).
-    num_classes, width : as for `create_model`.
+    card : what is known of the network. "shift" is in `card.said` only if the file tells how it was trained.
     kind : a key of KINDS.
-    classes : class names, if known.
-    info : what else is known: shift ("online", "offline", None without shifts; absent if the file does not say), past,
-        future, fold_div, placement, rounding, trained, input_size, ...
+    extra : what else was saved with it: training, metrics, ...
     """
 
     state_dict: dict
-    arch: str
-    num_classes: int
-    width: float
+    card: Card
     kind: str
-    classes: list | None = None
-    info: dict = field(default_factory=dict)
+    extra: dict = field(default_factory=dict)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -86,19 +84,15 @@ def load_checkpoint(path):
             f"{path} does not fit {arch} with {num_classes} classes and width {width:g}",
             found=f"{'; '.join(wrong)}; first keys of the file: {first_keys(weights)}",
             expected=f"the {len(expected)} tensors {first_keys(expected)}", do="use an unchanged checkpoint of that network")
-    info = {"fold_div": 8, "placement": facts.get("placement", "residual"), "rounding": rounding, "trained": True, **{
-        key: facts[key] for key in ("mean", "std") if key in facts}}
+    info = {"name": arch, "num_classes": num_classes, "width": width, "rounding": rounding, "fold_div": 8, "trained": True, **facts}
     kind = layout if layout != "flat" else "plain"
-    classes = None
     if layout == "flat" and (arch, num_classes, width) == ("mobilenet_v2", 27, 1.0):
-        from .jester import CLASSES
-
-        kind, classes = "published", list(CLASSES)
-        info.update(shift="online", past=(0, 1), future=None)
+        kind = "published"
+        info.update(classes=CLASSES, shift="online", past=(0, 1))
     elif layout != "flat" and not shifted:
-        info.update(shift=None, past=None, future=None)
+        info.update(shift=None)
     elif layout != "flat":
-        wanted = blocks if info["placement"] == "inplace" else convolutions
+        wanted = blocks if facts.get("placement") == "inplace" else convolutions
         if shifted != wanted:
             odd = sorted(shifted ^ wanted)
             raise CheckpointError(f"{path} has its shifts in other places than {arch} here", found=f"differing: {first_keys(odd)}",
@@ -106,7 +100,7 @@ def load_checkpoint(path):
                                   do="build the network yourself: tsm_edge.shift.insert_shifts(net, where)")
         # both projects train with both directions unless their code is changed, which the file would not show
         info.update(shift="offline", past=(1, 2), future=(0, 1))
-    return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, kind, classes, info)
+    return Checkpoint(_clean(weights, expected, path), _card(info, path), kind)
 
 
 def _tensors(content, path):
@@ -121,26 +115,13 @@ def _tensors(content, path):
     return weights
 
 
-def _numbers(count, kind=(int, float)):
-    return lambda value: isinstance(value, (list, tuple)) and len(value) == count and all(type(v) in kind for v in value)
-
-
-_OWN_INFO = (  # what the description of a network may hold, where it holds it
-    ("name", lambda v: isinstance(v, str), "text"), ("num_classes", lambda v: type(v) is int and 0 < v <= 10 ** 6, "1 to 1000000"),
-    ("width", lambda v: type(v) in (int, float) and 0.05 <= v <= 8, "0.05 to 8"),
-    ("shift", lambda v: v in ("online", "offline"), "online, offline or nothing"),
-    ("past", _numbers(2, (int,)), "two folds"), ("future", _numbers(2, (int,)), "two folds"),
-    ("fold_div", lambda v: type(v) is int and v > 0, "a whole number"),
-    ("n_segment", lambda v: type(v) is int and v > 0, "a whole number"),
-    ("placement", lambda v: v in ("residual", "inplace"), "residual or inplace"),
-    ("rounding", lambda v: v in ("reference", "mmaction2"), "reference or mmaction2"),
-    ("input_size", _numbers(2, (int,)), "(width, height)"), ("mean", _numbers(3), "three numbers"), ("std", _numbers(3), "three numbers"),
-    ("classes", lambda v: isinstance(v, list) and all(isinstance(c, str) for c in v), "a list of names"),
-    ("trained", lambda v: isinstance(v, bool), "true or false"), ("resize", lambda v: v in ("crop", "squash"), "crop or squash"),
-    ("filter", lambda v: v in ("antialias", "bilinear"), "antialias or bilinear"),
-    ("fps", lambda v: type(v) in (int, float) and v >= 0, "frames a second"),
-    ("events", lambda v: isinstance(v, dict), "window, hold, on, off, merge, ignore, background"),
-)
+def _card(info, path):
+    """The card that a file holds."""
+    try:
+        return Card(info)
+    except InputError as error:
+        raise CheckpointError(f"{path} cannot be used: {error.problem}", found=error.found, expected=error.expected,
+                              do="use another checkpoint, or save the network again with save_checkpoint") from None
 
 
 def _own(content, path):
@@ -152,20 +133,14 @@ def _own(content, path):
             isinstance(v, torch.Tensor) for v in weights.values()):
         raise CheckpointError(f"{path} is damaged", found=first_keys(content), expected="'state_dict' and 'info'",
                               do="save the network again with save_checkpoint")
-    info = dict(info)
-    for key, good, wanted in _OWN_INFO:
-        if info.get(key) is not None and not good(info[key]):
-            raise CheckpointError(f"{path} is damaged", found=f"{key}={info[key]!r}"[:200], expected=f"{key}: {wanted}",
-                                  do="save the network again with save_checkpoint")
-    arch, num_classes, width = info.get("name"), info.get("num_classes"), info.get("width") or 1.0
-    expected = None
-    if arch in NAMES and isinstance(num_classes, int):
-        expected, _, _ = expected_weights(arch, num_classes, width, info.get("rounding", "reference"))
+    card, expected = _card(info, path), None
+    if card.name in NAMES and card.num_classes:
+        expected, _, _ = expected_weights(card.name, card.num_classes, card.width, card.rounding)
         wrong = differences(weights, expected)
         if wrong:
             raise CheckpointError(f"{path} does not hold the network that it names", found="; ".join(wrong),
-                                  expected=f"{arch}, {num_classes} classes, width {width:g}", do="save the network again")
-    return Checkpoint(_clean(weights, expected, path), arch, num_classes, width, "own", info.get("classes"), info)
+                                  expected=f"{card.name}, {card.num_classes} classes, width {card.width:g}", do="save the network again")
+    return Checkpoint(_clean(weights, expected, path), card, "own", {key: info[key] for key in info if key not in FIELDS})
 
 
 def _clean(weights, expected, path):
@@ -269,7 +244,7 @@ def _plain_numpy():
 
 
 def agree(loaded, path, name, num_classes, width, asked):
-    """Does a checkpoint fit what `create_model` was asked for? Returns notes for `tsm_info`.
+    """Does a checkpoint fit what `create_model` was asked for? Returns the card's notes.
 
     asked : dict with shift, past, future, fold_div, placement as the caller gave them (None: not given).
 
@@ -280,17 +255,17 @@ def agree(loaded, path, name, num_classes, width, asked):
     def refuse(problem, found, expected, do):
         return CheckpointError(f"{path} {problem}", found=found, expected=expected, do=do)
 
-    if loaded.arch != name:
-        raise refuse("holds another network", f"{loaded.arch} ({KINDS[loaded.kind]}; {first_keys(loaded.state_dict)})", name,
-                     f"create_model({loaded.arch!r}, ...), or another file")
-    if num_classes is not None and num_classes != loaded.num_classes:
-        raise refuse("has another number of classes", f"{loaded.num_classes} ({HEADS[name]}.weight "
+    card, known, notes = loaded.card, loaded.card.said, []
+    if card.name != name:
+        raise refuse("holds another network", f"{card.name} ({KINDS[loaded.kind]}; {first_keys(loaded.state_dict)})", name,
+                     f"create_model({card.name!r}, ...), or another file")
+    if num_classes is not None and num_classes != card.num_classes:
+        raise refuse("has another number of classes", f"{card.num_classes} ({HEADS[name]}.weight "
                      f"{tuple(loaded.state_dict[HEADS[name] + '.weight'].shape)})", f"{num_classes}, as num_classes says",
-                     f"pass num_classes={loaded.num_classes}; to train for other classes start from "
+                     f"pass num_classes={card.num_classes}; to train for other classes start from "
                      "load_into(net, path, head=False)")
-    if width is not None and float(width) != float(loaded.width):
-        raise refuse("has another width", f"width {loaded.width:g}", f"{width:g}", "leave width out")
-    known, notes = loaded.info, []
+    if width is not None and check("width", width) != card.width:
+        raise refuse("has another width", f"width {card.width:g}", f"{width:g}", "leave width out")
     if asked["shift"] is None:
         return notes
     given = {key: value for key, value in asked.items() if key != "shift" and value is not None}
@@ -322,7 +297,7 @@ def copy_weights(net, loaded, path, head=True):
     """Copy a checkpoint's tensors into a network, all or nothing."""
     expected, weights = net.state_dict(), dict(loaded.state_dict)
     if not head:
-        name = HEADS.get(loaded.arch, "")
+        name = HEADS.get(loaded.card.name, "")
         weights = {k: v for k, v in weights.items() if not name or k.rpartition(".")[0] != name}
         weights.update({k: v for k, v in expected.items() if name and k.rpartition(".")[0] == name})
     wrong = differences(weights, expected)
@@ -355,14 +330,13 @@ def load_into(net, path, *, head=True):
     """
     loaded = load_checkpoint(path)
     copy_weights(net, loaded, path, head)
-    if head and isinstance(getattr(net, "tsm_info", None), dict):
-        if "shift" not in loaded.info or loaded.info["shift"] != net.tsm_info.get("shift"):
-            trained = loaded.info.get("shift", "unknown")
-            net.tsm_info.setdefault("notes", []).append(
-                f"weights trained with shifts {trained!r} ({KINDS[loaded.kind]}), run {net.tsm_info.get('shift')!r}")
-        net.tsm_info["trained"] = bool(loaded.info.get("trained", True))
-        if loaded.classes is not None:
-            net.tsm_info["classes"] = list(loaded.classes)
+    if head:
+        card, known = Card.of(net), loaded.card.said
+        changes = {key: known[key] for key in _OF_WEIGHTS if key in known}
+        trained = known.get("shift", "unknown")
+        if "shift" in card.said and trained != card.shift:
+            changes["notes"] = [*card.notes, f"weights trained with shifts {trained!r} ({KINDS[loaded.kind]}), run {card.shift!r}"]
+        amend(net, trained=loaded.card.trained, **changes)
     return loaded
 
 
@@ -376,7 +350,7 @@ def save_checkpoint(path, net, **meta):
     ----------
     path : path
     net : torch.nn.Module
-        Its `tsm_info`, if it has one, is stored.
+        What its card says is stored.
     **meta :
         Plain values that are stored beside it and override it, such as trained=True, classes=[...], accuracy=0.9.
 
@@ -385,7 +359,7 @@ def save_checkpoint(path, net, **meta):
     InputError
         A value that cannot be read back with weights_only=True, or no room to write it.
     """
-    info = {**(getattr(net, "tsm_info", None) or {"name": type(net).__name__}), **meta}
+    info = {**Card.of(net).said, **meta}
     content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
                "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
     save_whole(path, content)

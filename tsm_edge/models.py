@@ -4,7 +4,8 @@
 """
 from __future__ import annotations
 
-from .backbones import MEAN, NAMES, STD, build, check_input_size
+from .backbones import NAMES, build
+from .card import Card
 from .checkpoints import Checkpoint, agree, copy_weights, load_checkpoint
 from .cli import choose
 from .errors import InputError
@@ -41,7 +42,7 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
     Returns
     -------
     torch.nn.Module
-        [N * T, 3, H, W] -> [N * T, num_classes]. `net.tsm_info` says what it is (a dict, written into manifests).
+        [N * T, 3, H, W] -> [N * T, num_classes]. `net.card` says what it is, see `tsm_edge.card`.
 
     Raises
     ------
@@ -63,43 +64,25 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
     elif num_classes is None:
         raise InputError("the number of classes is not given", found="num_classes=None and no checkpoint",
                          expected="a whole number", do="for example create_model('mobilenet_v2', 27)")
-    known = dict(loaded.info) if loaded else {}
-    same = known.get("shift") == shift
-
-    def pick(value, key, default):
-        return value if value is not None else known.get(key) if known.get(key) is not None else default
-
-    fold_div, placement = pick(fold_div, "fold_div", 8), pick(placement, "placement", "residual")
-    n_segment = int(pick(n_segment, "n_segment", 8))
+    known = loaded.card if loaded else Card()
     if shift is None:
         past = future = None
     else:
-        past = past or (known.get("past") if same else None) or ((0, 1) if shift == "online" else (1, 2))
-        future = future or (known.get("future") if same else None) or (None if shift == "online" else (0, 1))
-    width = float(width if width is not None else loaded.width if loaded else 1.0)
-    num_classes = num_classes if num_classes is not None else loaded.num_classes
-    classes = classes if classes is not None else loaded.classes if loaded else None
-    if classes is not None and len(classes) != num_classes:
-        raise InputError("the class list does not fit the network", found=f"{len(classes)} names",
-                         expected=f"{num_classes}, one for each output", do="pass one name for each output, in their order")
-    net = build(name, num_classes, width=width, rounding=known.get("rounding", "reference"), dropout=dropout)
+        same = known.shift == shift
+        past = past or (known.past if same else None) or ((0, 1) if shift == "online" else (1, 2))
+        future = future or (known.future if same else None) or (None if shift == "online" else (0, 1))
+    card = known.but(name=name, num_classes=num_classes, classes=classes, width=width, input_size=input_size, fold_div=fold_div,
+                     placement=placement, n_segment=n_segment)
+    weights = loaded and {"kind": loaded.kind, "shift": known.shift, "past": known.past, "future": known.future}
+    card = Card({**card, "shift": shift, "past": past, "future": future, "notes": notes, "checkpoint": weights,
+                 "trained": loaded is not None and known.trained})
+    net = build(name, card.num_classes, width=card.width, rounding=card.rounding, dropout=dropout)
     if shift is not None:
-        where = net.shifted if placement == "residual" else lambda n, block: net.shifted(n, block) is not None
-        insert_shifts(net, where, n_segment=n_segment, fold_div=fold_div, past=past, future=future, placement=placement)
-    net.tsm_info = {
-        "name": name, "width": width, "rounding": known.get("rounding", "reference"),
-        "input_size": check_input_size(pick(input_size, "input_size", 224)), "num_classes": num_classes,
-        "classes": list(classes) if classes is not None else None, "shift": shift, "fold_div": int(fold_div),
-        "past": tuple(past) if past else None, "future": tuple(future) if future else None, "placement": placement,
-        "n_segment": n_segment, "mean": tuple(known.get("mean") or MEAN), "std": tuple(known.get("std") or STD),
-        "resize": known.get("resize", "crop"), "filter": known.get("filter", "antialias"),
-        "fps": known.get("fps", 0), "trained": bool(loaded and known.get("trained", True)), "notes": notes,
-        **({"events": dict(known["events"])} if known.get("events") and classes == known.get("classes") else {}),
-    }
+        where = net.shifted if card.placement == "residual" else lambda n, block: net.shifted(n, block) is not None
+        insert_shifts(net, where, n_segment=card.n_segment, fold_div=card.fold_div, past=past, future=future, placement=card.placement)
+    net.card = card
     if loaded:
         copy_weights(net, loaded, checkpoint)
-        net.tsm_info["checkpoint"] = {"kind": loaded.kind, "shift": known.get("shift"), "past": known.get("past"),
-                                      "future": known.get("future")}
     return net
 
 

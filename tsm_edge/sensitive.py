@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .backbones import MEAN, STD
+from .card import MEAN, STD, amend
 from .errors import InputError
 from .shift import find_shifts, set_segments
 
@@ -83,7 +83,7 @@ def make_sensitive(net, seed, frames):
     Parameters
     ----------
     net : torch.nn.Module
-        Clip network. Ends in evaluation mode, with `tsm_info["trained"]` False.
+        Clip network. Ends in evaluation mode, and its card says that it is not trained.
     seed : int
         The same seed, network and frames give the same weights.
     frames : array or tensor
@@ -111,8 +111,7 @@ def make_sensitive(net, seed, frames):
             last.weight.mul_(SPREAD / logits.std(0).mean().clamp_min(1e-12))
     for shift, n_segment in segments:
         shift.n_segment = n_segment
-    if hasattr(net, "tsm_info"):
-        net.tsm_info["trained"] = False
+    amend(net, trained=False)
     return net
 
 

@@ -5,14 +5,13 @@ The shapes of the caches are found by running the network once; nothing about it
 from __future__ import annotations
 
 import copy
-import numbers
-import operator
 import threading
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from .card import Card, check
 from .errors import InputError
 from .shift import TemporalShift, channel_slice, find_shifts
 
@@ -34,6 +33,11 @@ class CacheSpec:
     start: int
     stop: int
     channels: int
+
+    def as_dict(self):
+        """The cache as manifests have it."""
+        return {"name": self.name, "layer": self.layer, "shape": list(self.shape), "dtype": "float32",
+                "slice": [self.start, self.stop], "channels": self.channels}
 
 
 _running = threading.local()  # .step: the step that this thread is in; streams in other threads have their own
@@ -114,18 +118,13 @@ def find_input_size(net, size=None):
     InputError
         Nobody knows it, or it is none.
     """
-    size = (getattr(net, "tsm_info", None) or {}).get("input_size") if size is None else size
-    if size is None:
-        raise InputError("the network's input size is not known", found="no tsm_info on the network and input_size=None",
+    if size is not None:
+        return check("input_size", size)
+    card = Card.of(net)
+    if "input_size" not in card.said:
+        raise InputError("the network's input size is not known", found="a network that does not say it, and input_size=None",
                          expected="(width, height)", do="for example input_size=(224, 224)")
-    try:
-        width, height = (operator.index(side) for side in ((size, size) if isinstance(size, numbers.Integral) else size))
-    except (TypeError, ValueError):
-        width = height = 0
-    if not (1 <= width <= 16384 and 1 <= height <= 16384):
-        raise InputError("the input size cannot be used", found=f"input_size={size!r}"[:100],
-                         expected="pixels, or (width, height), whole numbers from 1 to 16384", do="for example input_size=(224, 224)")
-    return width, height
+    return card.input_size
 
 
 def _copy(net):
@@ -187,7 +186,7 @@ class StepNetwork(nn.Module):
         self.input_size = find_input_size(net, input_size)
         _refuse(find_shifts(net))
         self.net = _copy(net).eval()
-        self.tsm_info = dict(getattr(net, "tsm_info", None) or {})
+        self.card = Card.of(net)
         shifts = find_shifts(self.net)
         for _, module in shifts:
             module.__class__ = _StepShift  # every place that holds this module, by whatever name, steps from now on

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 from .backbones import RESNETS, STAGES, build, mobilenet_channels
+from .card import WIDTH
 
 HEADS = {"mobilenet_v2": "classifier", "resnet18": "fc", "resnet50": "fc"}
 
@@ -165,7 +166,8 @@ def _width(weights):
         stages.append(channels(f"features.{index}.conv.{3 if expansion == 1 else 6}.weight"))
         index += blocks
     found = channels("features.0.0.weight"), tuple(stages), channels(f"features.{index}.0.weight")
-    for width in sorted((w / 100 for w in range(5, 401)), key=lambda w: (w != 1, round(w * 100) % 25 != 0, round(w * 100) % 10 != 0,
+    widths = (w / 100 for w in range(round(100 * WIDTH[0]), round(100 * WIDTH[1]) + 1))
+    for width in sorted(widths, key=lambda w: (w != 1, round(w * 100) % 25 != 0, round(w * 100) % 10 != 0,
                                                                        round(w * 100) % 5 != 0, w)):
         for rounding in ("reference", "mmaction2"):
             if mobilenet_channels(width, rounding) == found:

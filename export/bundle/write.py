@@ -19,7 +19,7 @@ from .report import ExportReport
 def notes_of(step):
     """What the report says of a step network besides numbers."""
     alone = ["nothing is shifted in this network: it judges every frame by itself"]
-    return [*(step.tsm_info.get("notes") or []), *([] if step.cache_specs else alone)]
+    return [*step.card.notes, *([] if step.cache_specs else alone)]
 
 
 def results_of(job, count):

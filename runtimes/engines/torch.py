@@ -3,17 +3,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tsm_edge.card import Card
 from tsm_edge.errors import InputError, MissingComponentError
 from tsm_edge.manifest import SCHEMA, validate
-from tsm_edge.picture import shorter_side
 from tsm_edge.runtimes.interface import EngineStream, Model
-
-BACKGROUND = ("no gesture", "doing other things")  # however they are written
-
-
-def _words(name):
-    """"No-Gesture" -> "no gesture"."""
-    return " ".join(name.casefold().replace("-", " ").replace("_", " ").split())
 
 
 def import_engine():
@@ -31,33 +24,19 @@ def import_engine():
     return torch
 
 
-def describe(net, specs):
+def describe(net, specs=(), outputs=None):
     """A manifest without files and verification, for a network that runs as it is.
 
     Parameters
     ----------
     net : torch.nn.Module
-        With `tsm_info`, as `tsm_edge.create_model` gives it.
     specs : list of CacheSpec
         Of its step network.
+    outputs : int or None
+        Number of logits; None: as the network's card says.
     """
-    info = net.tsm_info
-    width, height = info["input_size"]
-    classes = [str(c) for c in info.get("classes") or [f"class {i}" for i in range(info["num_classes"])]]
-    return {
-        "schema": SCHEMA, "name": str(info["name"]), "trained": bool(info.get("trained", False)), "classes": classes,
-        "input": {"width": int(width), "height": int(height), "colour": "RGB", "resize": info.get("resize", "crop"),
-                  "shorter_side": shorter_side(width, height), "filter": info.get("filter", "antialias"),
-                  "mean": [float(v) for v in info["mean"]], "std": [float(v) for v in info["std"]]},
-        "stream": {"fps": float(info.get("fps") or 0), "max_gap_seconds": 1.0},
-        "events": info.get("events") or {"window": 12, "hold": 2, "on": 0.3, "off": 0.2, "merge": {}, "ignore": [],
-                                         "background": [i for i, c in enumerate(classes) if _words(c) in BACKGROUND]},
-        "network": {"arch": str(info["name"]), "width": float(info.get("width", 1.0)),
-                    "fold_div": int(info.get("fold_div", 8)), "past": list(info["past"]) if info.get("past") else None,
-                    "n_segment": int(info.get("n_segment", 8))},
-        "caches": [{"name": spec.name, "layer": spec.layer, "shape": list(spec.shape), "dtype": "float32",
-                    "slice": [spec.start, spec.stop], "channels": spec.channels} for spec in specs],
-        "precision": "fp32", "target": {}, "threads": 1, "toolchain": {}}
+    return {"schema": SCHEMA, **Card.of(net).manifest(outputs), "caches": [spec.as_dict() for spec in specs], "precision": "fp32",
+            "target": {}, "threads": 1, "toolchain": {}}
 
 
 class TorchModel(Model):
@@ -70,7 +49,7 @@ class TorchModel(Model):
     threads : int or None
         Sets torch's number of threads, which is one for the whole process; None: leaves it alone.
     manifest : dict or None
-        Instead of what the network says of itself.
+        Instead of what the network's card says.
     """
 
     backend = "torch"
@@ -81,20 +60,14 @@ class TorchModel(Model):
         from tsm_edge.step import StepNetwork
 
         net = _network_of(source) if isinstance(source, (str, Path)) else source
-        info = getattr(net, "tsm_info", None)
-        if manifest is None and info is None:
-            raise InputError("the network does not say what it is", found=f"a {type(net).__name__} without tsm_info",
-                             expected="a network from tsm_edge.create_model, or manifest=", do="pass a bundle's manifest")
-        if manifest is not None:
-            size = manifest["input"]["width"], manifest["input"]["height"]
-        else:
-            size = info["input_size"]
-        self._step = StepNetwork(net, input_size=tuple(size)).eval()
+        size = None if manifest is None else (manifest["input"]["width"], manifest["input"]["height"])
+        self._step = StepNetwork(net, size).eval()
         try:
             self._tap = FeatureTap(self._step.net)  # the step's own copy of the network
         except InputError:
             self._tap = None  # a network of another make: it runs, without attention
-        super().__init__(validate(manifest or describe(net, self._step.cache_specs), "the network's description", True))
+        manifest = manifest or describe(net, self._step.cache_specs, self._step.num_classes)
+        super().__init__(validate(manifest, "the network's description", True))
         self._torch, self.threads, self.bundle = torch, threads or 0, None
         if threads:
             torch.set_num_threads(threads)
@@ -144,5 +117,4 @@ def _network_of(path):
     from tsm_edge.checkpoints import load_checkpoint
     from tsm_edge.models import create_model
 
-    checkpoint = load_checkpoint(path)
-    return create_model(checkpoint.arch, checkpoint=path)
+    return create_model(load_checkpoint(path).card.name, checkpoint=path)

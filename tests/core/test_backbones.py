@@ -80,7 +80,7 @@ def test_any_input_size_runs(name, size):
         out = net(torch.randn(4, 3, size[1], size[0]))
         assert out.shape == (4, 4)
         features = net.forward_features(torch.randn(4, 3, size[1], size[0]))
-    assert features.ndim == 4 and net.tsm_info["input_size"] == size
+    assert features.ndim == 4 and net.card.input_size == size
 
 
 def test_clips_of_a_batch_do_not_mix():
@@ -92,10 +92,10 @@ def test_clips_of_a_batch_do_not_mix():
 
 
 def test_the_network_says_what_it_is():
-    info = create_model("mobilenet_v2", 2, width=1.4, input_size=160, classes=["a", "b"]).tsm_info
-    assert (info["name"], info["width"], info["input_size"], info["classes"]) == ("mobilenet_v2", 1.4, (160, 160), ["a", "b"])
-    assert (info["shift"], info["past"], info["fold_div"], info["trained"]) == ("online", (0, 1), 8, False)
-    assert info["mean"] == (0.485, 0.456, 0.406) and info["std"] == (0.229, 0.224, 0.225) and info["resize"] == "crop"
+    card = create_model("mobilenet_v2", 2, width=1.4, input_size=160, classes=["a", "b"]).card
+    assert (card.name, card.width, card.input_size, card.classes) == ("mobilenet_v2", 1.4, (160, 160), ["a", "b"])
+    assert (card.shift, card.past, card.fold_div, card.trained) == ("online", (0, 1), 8, False)
+    assert card.mean == (0.485, 0.456, 0.406) and card.std == (0.229, 0.224, 0.225) and card.resize == "crop"
 
 
 def test_it_can_be_trained():
@@ -115,7 +115,7 @@ def test_unknown_networks_and_class_counts_are_refused(arguments, found, do):
 
 
 @pytest.mark.parametrize("options, found", [
-    ({"width": 0}, "0.0"), ({"input_size": 16}, "16"), ({"input_size": (224, 224, 3)}, "(224, 224, 3)"), ({"input_size": "224"}, "224"),
+    ({"width": 0}, "width=0"), ({"input_size": 7}, "7"), ({"input_size": (224, 224, 3)}, "(224, 224, 3)"), ({"input_size": "224"}, "224"),
     ({"shift": "bidirectional"}, "'bidirectional'"), ({"future": (0, 1)}, "future=(0, 1)"), ({"classes": ["a"]}, "1 names"),
     ({"past": (0, 9)}, "past=(0, 9)"), ({"placement": "behind"}, "'behind'")])
 def test_options_that_cannot_be_used_are_refused(options, found):

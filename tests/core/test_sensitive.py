@@ -44,7 +44,7 @@ def test_ordinary_random_weights_prove_nothing_and_sensitive_ones_do():
 def test_the_same_seed_gives_the_same_weights_and_nothing_else_is_changed():
     x = image_like_frames(4, 64)
     one, two, other = (create_model("resnet18", 5, input_size=64) for _ in range(3))
-    one.tsm_info["trained"] = True
+    one.card = one.card.but(trained=True)
     state = torch.random.get_rng_state()
     make_sensitive(one, 3, x)
     assert torch.equal(state, torch.random.get_rng_state())
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_weights_and_nothing_else_is_changed():
     make_sensitive(other, 4, x)
     assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values()))
     assert not torch.equal(one.fc.weight, other.fc.weight)
-    assert one.tsm_info["trained"] is False and not one.training
+    assert one.card.trained is False and not one.training
     assert {shift.n_segment for _, shift in find_shifts(one)} == {8} and one.bn1.momentum == 0.1
 
 

@@ -60,8 +60,8 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
 def test_without_a_checkpoint_the_model_of_the_package_is_taken(monkeypatch, published):
     monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", published)
     args = cli._parser().parse_args(["--target", "host"])
-    info = cli.make_network(args, None).tsm_info
-    assert info["trained"] is True and info["num_classes"] == 27 and info["classes"][16] == "Swiping Left"
+    card = cli.make_network(args, None).card
+    assert card.trained is True and card.num_classes == 27 and card.classes[16] == "Swiping Left"
 
 
 def refused(capsys, tmp_path, *argv):

@@ -227,7 +227,7 @@ def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
 @pytest.mark.parametrize("options, problem", [
     ({"threads": "2"}, "number of threads"), ({"threads": 1.5}, "number of threads"), ({"seed": -1}, "seed"), ({"seed": 2 ** 80}, "seed"),
     ({"input_size": "48x40"}, "input size"), ({"input_size": 0}, "input size"), ({"classes": "abc"}, "class names"),
-    ({"std": [0, 0, 0]}, "input.std"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
+    ({"std": [0, 0, 0]}, "std cannot be used"), ({"frames": [np.zeros((3, 3, 3)), np.zeros((4, 4, 3))]}, "frames to verify with"),
     ({"output": "afile/b"}, "cannot be written"), ({"target": None}, "unknown target")])
 def test_wrong_arguments_are_refused_in_words(tmp_path, monkeypatch, options, problem):
     (tmp_path / "afile").write_text("")

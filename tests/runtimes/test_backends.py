@@ -344,12 +344,3 @@ def _inputs(frame, model):
     from tsm_edge.runtimes.preprocess import preprocess
 
     return preprocess(frame, model.manifest["input"])[None]
-
-
-def test_classes_that_say_no_gesture_are_background_however_they_are_written():
-    from tsm_edge import create_model
-    from tsm_edge.runtimes.engines.torch import describe
-
-    net = create_model("mobilenet_v2", 4, width=0.35, input_size=64)
-    net.tsm_info["classes"] = ["wave", "no-gesture", "Doing_other things", "No gestures at all"]
-    assert describe(net, [])["events"]["background"] == [1, 2]

@@ -2,9 +2,10 @@
 import numpy as np
 import pytest
 
+from tsm_edge.card import JESTER_DEMO
 from tsm_edge.errors import InputError
 from tsm_edge.jester import CLASSES
-from tsm_edge.runtimes.events import JESTER_DEMO, GestureEvents
+from tsm_edge.runtimes.events import GestureEvents
 from tsm_edge.runtimes.interface import Result
 
 NAMES = ["nothing", "left", "right", "stop"]

@@ -36,7 +36,7 @@ def checkpoint(tiny, tmp_path_factory):
         net = create_model("mobilenet_v2", len(classes), width=0.35, input_size=size, shift=shift, past=past, n_segment=frames,
                            classes=list(classes))
         make_sensitive(net, seed=3, frames=image_like_frames(2 * frames, size, seed=3))
-        net.tsm_info.update(trained=True, fps=fps)
+        net.card = net.card.but(trained=True, fps=fps)
         path = tmp_path_factory.mktemp("checkpoint") / "net.pth"
         save_checkpoint(path, net)
         return path

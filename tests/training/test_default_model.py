@@ -8,12 +8,13 @@ for _name in ("torch", "cv2"):
     pytest.importorskip(_name, reason=f"{_name} (extra [train]) is not installed")
 
 import tsm_edge  # noqa: E402
+from tsm_edge.card import background_of  # noqa: E402
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.default import find_default  # noqa: E402
 from tsm_edge.training.evaluate import clips  # noqa: E402
 from tsm_edge.training.evaluate import run as ev  # noqa: E402
 from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
-from tsm_edge.training.gestures.clips import BACKGROUND_CLASSES, SPLITS, GestureDataset, render_clip  # noqa: E402
+from tsm_edge.training.gestures.clips import SPLITS, GestureDataset, render_clip  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
 
 
@@ -35,9 +36,9 @@ def held_out(model):
 
 def test_it_is_small_enough_to_ship_and_says_where_it_comes_from(model):
     assert find_default().stat().st_size < 6e6
-    info = load_checkpoint(find_default()).info
-    assert info["trained"] and info["shift"] == "online" and len(model.classes) >= 12
-    assert not any("/" in str(value) for value in info["training"].values())
+    loaded = load_checkpoint(find_default())
+    assert loaded.card.trained and loaded.card.shift == "online" and len(model.classes) >= 12
+    assert not any("/" in str(value) for value in loaded.extra["training"].values())
 
 
 def test_it_recognises_clips_it_has_not_seen_and_steps_as_it_was_trained(model, held_out):
@@ -68,7 +69,7 @@ def test_rest_is_no_event_and_a_gesture_is_one(model):
         return [e.label for f in clip for e in made.update(stream.step(f)) if e.kind == "start"]
 
     assert [events("No gesture", seed) for seed in range(4)] == [[]] * 4
-    names = [name for name in model.classes if name not in BACKGROUND_CLASSES]
+    names = [name for i, name in enumerate(model.classes) if i not in background_of(model.classes)]
     right = [events(name, 40) == [name] for name in names]
     assert np.mean(right) > 0.75, [name for name, good in zip(names, right) if not good]
 

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
 
+from tsm_edge.card import Card  # noqa: E402
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import InputError, TsmEdgeError  # noqa: E402
 from tsm_edge.training.data.augment import CentreCrop  # noqa: E402
@@ -20,7 +21,7 @@ from tsm_edge.training.data.listing import Item, find_items  # noqa: E402
 from tsm_edge.training.data.sampling import Sampler  # noqa: E402
 from tsm_edge.training.loop import evaluate_clips  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
-from tsm_edge.training.train import _Curves, _main, check_ranges, events_of, fill_in, fill_in_steps, parse_size, parser  # noqa: E402
+from tsm_edge.training.train import _Curves, _main, check_ranges, events_of, fill_in, fill_in_steps, parser  # noqa: E402
 
 
 def options(tiny, clips, folder, *more):
@@ -97,8 +98,8 @@ def test_two_processes_give_the_losses_of_one_with_the_same_batch(tiny, clips, t
     _, held = hold_out(find_items(clips)[0])
     val = Changed(ClipDataset(held, Sampler("uniform", 4), train=False), CentreCrop((32, 32)))
     net = open_network(tmp_path / "two" / "final.pth")
-    alone = evaluate_clips(net, val, net.tsm_info["mean"], net.tsm_info["std"])
-    assert load_checkpoint(tmp_path / "two" / "final.pth").info["metrics"]["validation_top1"] == pytest.approx(alone)
+    alone = evaluate_clips(net, val, net.card.mean, net.card.std)
+    assert load_checkpoint(tmp_path / "two" / "final.pth").extra["metrics"]["validation_top1"] == pytest.approx(alone)
 
 
 def test_curves_and_checkpoints_are_written(straight):
@@ -107,9 +108,9 @@ def test_curves_and_checkpoints_are_written(straight):
     events = EventAccumulator(str(straight / "tensorboard")).Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "learning rate", "validation top-1"}
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
-    info = load_checkpoint(straight / "final.pth").info
-    assert info["fps"] == 4.0  # four frames of a second
-    assert info["shift"] == "online" and info["metrics"]["epoch"] == 2 and info["training"]["batch"] == 4
+    loaded = load_checkpoint(straight / "final.pth")
+    assert loaded.card.fps == 4.0  # four frames of a second
+    assert loaded.card.shift == "online" and loaded.extra["metrics"]["epoch"] == 2 and loaded.extra["training"]["batch"] == 4
     assert sorted(p.name for p in straight.iterdir()) == ["best.pth", "final.pth", "last.pt", "tensorboard"]
 
 
@@ -119,7 +120,7 @@ def test_a_finished_run_is_not_trained_again(tiny, clips, straight, capsys):
     said = capsys.readouterr()
     result = json.loads(said.out)
     assert result["steps"] == 6 and (straight / "final.pth").read_bytes() == before
-    assert result["validation_top1"] == load_checkpoint(straight / "final.pth").info["metrics"]["validation_top1"]
+    assert result["validation_top1"] == load_checkpoint(straight / "final.pth").extra["metrics"]["validation_top1"]
     assert "is finished: nothing is trained" in said.err and "PASSED 6 steps (finished before), validation top-1" in said.err
 
 
@@ -135,9 +136,9 @@ def test_a_network_of_both_directions_becomes_an_online_one(tiny, clips, checkpo
     assert _main([str(v) for v in argv]) == 0
     assert "trained with shifts both ways" in capsys.readouterr().err
     before, after = load_checkpoint(offline), load_checkpoint(tmp_path / "run" / "final.pth")
-    assert after.info["shift"] == "online" and after.info["future"] is None
-    assert tuple(after.info["past"]) == tuple(before.info["past"]) == (1, 2)  # what came from the past still does
-    assert tuple(after.info["input_size"]) == (32, 32) and after.width == 0.35 and after.info["n_segment"] == 4
+    assert after.card.shift == "online" and after.card.future is None
+    assert tuple(after.card.past) == tuple(before.card.past) == (1, 2)  # what came from the past still does
+    assert tuple(after.card.input_size) == (32, 32) and after.card.width == 0.35 and after.card.n_segment == 4
     changed = {k for k in before.state_dict if not torch.equal(before.state_dict[k], after.state_dict[k])}
     assert changed == {"classifier.weight", "classifier.bias"}
 
@@ -148,12 +149,12 @@ def test_another_class_list_gets_a_new_classifier(tiny, clips, checkpoint, tmp_p
     assert _main([str(v) for v in argv]) == 0
     assert "with a new classifier" in capsys.readouterr().err
     after = load_checkpoint(tmp_path / "run" / "final.pth")
-    assert after.classes == list(tiny.CLASSES) and after.state_dict["classifier.weight"].shape[0] == 3
+    assert after.card.classes == list(tiny.CLASSES) and after.state_dict["classifier.weight"].shape[0] == 3
 
 
 @pytest.mark.parametrize("wrong, words", [
     (("--init", "default"), "default model is not there"), (("--optimizer", "adam"), "did you mean 'adamw'"),
-    (("--input-size", "12"), "32 to 2048"), (("--batch", "64"), "fewer clips"), (("--data", "/nowhere"), "no data set at"),
+    (("--input-size", "7"), "8 to 2048"), (("--batch", "64"), "fewer clips"), (("--data", "/nowhere"), "no data set at"),
     (("--val-data", "gestures"), "bring their own"), (("--init", "nothing.pth"), "is not there"),
     (("--output", __file__), "--output cannot be used"), (("--output", f"{__file__}/x"), "--output cannot be used"),
     (("--device", "cuda:99"), "device is not there"), (("--device", "mps"), "unknown device"),
@@ -207,7 +208,7 @@ def test_clips_for_validation_that_cannot_be_read_do_not_count(tiny, tmp_path, c
     (data / "stay" / "004.avi").write_bytes(b"no video")  # one of the three that are held out
     assert _main(options(tiny, data, tmp_path / "run", "--epochs", 1)) == 0
     assert "validation: skipped 1 unreadable of 3 clips" in capsys.readouterr().err
-    top1 = load_checkpoint(tmp_path / "run" / "final.pth").info["metrics"]["validation_top1"]
+    top1 = load_checkpoint(tmp_path / "run" / "final.pth").extra["metrics"]["validation_top1"]
     assert top1 in (0, 0.5, 1)  # of two clips
     for name in tiny.CLASSES:
         (data / name / "004.avi").write_bytes(b"no video")
@@ -281,8 +282,8 @@ def test_a_second_is_averaged_for_events_whatever_the_rate():
 
 def test_fine_tuning_keeps_the_event_settings_that_were_found_for_the_checkpoint():
     found = {"window": 5, "hold": 1, "on": 0.8, "off": 0.1, "merge": {}, "ignore": [], "background": [0, 2]}
-    assert events_of(["no-gesture", "wave"], 10 / 3, {"events": found, "fps": 4.0}) == {**found, "window": 4, "background": [0]}
-    assert events_of(["no-gesture", "wave"], 12.0, {"fps": 4.0}) == events_of(["no-gesture", "wave"], 12.0)
+    assert events_of(["no-gesture", "wave"], 10 / 3, Card({"events": found, "fps": 4.0})) == {**found, "window": 4, "background": [0]}
+    assert events_of(["no-gesture", "wave"], 12.0, Card({"fps": 4.0})) == events_of(["no-gesture", "wave"], 12.0)
 
 
 def test_the_bundle_gets_the_events_of_the_run(straight, tiny):
@@ -306,11 +307,6 @@ def test_shifts_learn_directions_that_single_frames_cannot_tell(tiny, tmp_path, 
     assert top1["online"] >= 0.9 and top1["none"] <= 0.7
 
 
-def test_sizes_are_parsed():
-    assert parse_size("224") == (224, 224) and parse_size("256x192") == (256, 192)
-    assert np.all([pytest.raises(InputError, parse_size, text) for text in ("", "2x", "99999", "a")])
-
-
 def test_rendered_gestures_are_trained_on_with_strokes(tmp_path):
     names = tmp_path / "names.txt"
     names.write_text("Swiping Left\nSwiping Right\nNo gesture\n")
@@ -318,5 +314,5 @@ def test_rendered_gestures_are_trained_on_with_strokes(tmp_path):
             "--input-size", 32, "--frames", 4, "--epochs", 1, "--batch", 6, "--threads", 1, "--frame-loss", 0.5, "--mirror",
             "--optimizer", "adamw", "--lr", 0.001]
     assert _main([str(v) for v in argv]) == 0
-    info = load_checkpoint(tmp_path / "run" / "final.pth").info
-    assert info["fps"] == pytest.approx(4 / 3) and info["classes"] == ["Swiping Left", "Swiping Right", "No gesture"]
+    card = load_checkpoint(tmp_path / "run" / "final.pth").card
+    assert card.fps == pytest.approx(4 / 3) and card.classes == ["Swiping Left", "Swiping Right", "No gesture"]

@@ -9,6 +9,7 @@ import re
 import cv2
 import numpy as np
 
+from tsm_edge.card import MEAN, STD
 from tsm_edge.errors import InputError
 from tsm_edge.picture import geometry
 from tsm_edge.picture import shorter_side as default_shorter_side
@@ -16,9 +17,6 @@ from tsm_edge.training.gestures.labels import MIRRORED, REVERSED, slug
 from tsm_edge.training.gestures.targets import crop_hands, mirror_hands
 
 from .listing import class_finder
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
 
 _SIDES = re.compile(r"(^|-)(left|right|leftwards?|rightwards?|clockwise|counterclockwise|anticlockwise)(-|$)")
 _TIMES = re.compile(r"(^|-)(left|right|up|down|in|out|away|towards?|forwards?|backwards?|clockwise|counterclockwise|"

@@ -15,11 +15,11 @@ import csv
 import json
 import os
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from tsm_edge.card import check_classes
 from tsm_edge.errors import InputError
 from tsm_edge.training.gestures.labels import slug
 
@@ -59,11 +59,7 @@ def class_finder(classes):
     InputError
         Now: no classes, one without a name, one named twice. From `find`: several classes have the name's slug.
     """
-    classes = [str(name) for name in classes]
-    twice = sorted(name for name, count in Counter(classes).items() if count > 1)
-    if twice or not classes or not all(name.strip() for name in classes):
-        raise InputError("these classes cannot be used", found=f"named twice: {', '.join(twice)}" if twice else f"{classes}",
-                         expected="at least one class, each with a name of its own", do="correct the list of classes")
+    classes = check_classes([str(name) for name in classes])
     exact = {name: i for i, name in enumerate(classes)}
     alike = {}
     for i, name in enumerate(classes):
@@ -123,8 +119,7 @@ def read_classes(path, seen=()):
                 names = [m[2] for m in sorted(numbered, key=lambda m: int(m[1]))]
         class_finder(names)
     except InputError as error:
-        raise InputError(f"{path} is no list of classes", found=error.found, expected="each class once, with a name",
-                         do="correct the file") from None
+        raise InputError(f"{path} is no list of classes", found=error.found, expected=error.expected, do="correct the file") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise InputError(f"{path} is no list of classes", found=error,
                          expected='{"name": number, ...} or ["name", ...]', do="correct the file") from error

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from tsm_edge.card import background_of
 from tsm_edge.errors import InputError
 from tsm_edge.training.evaluate import scores
 
@@ -63,10 +64,10 @@ def rendered(model, seconds, size, seed=0, split="test"):
     Every minute another performer goes on before another background, so that one scene does not decide the figures.
     """
     from tsm_edge.training.gestures.clips import SPLITS, Performer
-    from tsm_edge.training.gestures.labels import BACKGROUND_CLASSES
 
     fps = model.manifest.get("stream", {}).get("fps") or 12.0
-    gestures = [c for c in model.classes if c not in BACKGROUND_CLASSES]
+    rest = background_of(model.classes)
+    gestures = [name for i, name in enumerate(model.classes) if i not in rest]
     if not gestures:
         raise InputError("the model knows no gesture", found=", ".join(model.classes), expected="a class that is no background",
                          do="leave --stream out")

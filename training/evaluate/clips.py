@@ -16,7 +16,7 @@ class WholeClips:
     def __init__(self, net):
         from tsm_edge.runtimes.engines.torch import describe
 
-        self.net, self.shift, self.manifest = net, net.tsm_info["shift"], describe(net, [])
+        self.net, self.shift, self.manifest = net, net.card.shift, describe(net)
         self.classes = self.manifest["classes"]
 
 

@@ -174,8 +174,8 @@ def open_model(args):
         from tsm_edge.checkpoints import load_checkpoint
         from tsm_edge.training.networks import open_network
 
-        net, training = open_network(path), load_checkpoint(path).info.get("training") or {}
-        if net.tsm_info["shift"] != "online" and args.backend in (None, "torch"):
+        net, training = open_network(path), load_checkpoint(path).extra.get("training") or {}
+        if net.card.shift != "online" and args.backend in (None, "torch"):
             model = WholeClips(net)
             model.training = training
             return model
@@ -193,9 +193,9 @@ def _tune_events(args, model, clips):
         streams.joined(model, clips, args.stream, seed)
     settings, figures = stream.best_settings(model.manifest["events"])
     model.manifest["events"] = settings
-    model.net.tsm_info["events"] = settings
-    info = load_checkpoint(args.model).info
-    save_checkpoint(args.tune_events, model.net, **{k: info[k] for k in ("training", "metrics") if k in info})
+    model.net.card = model.net.card.but(events=settings)
+    extra = load_checkpoint(args.model).extra
+    save_checkpoint(args.tune_events, model.net, **{k: extra[k] for k in ("training", "metrics") if k in extra})
     print(f"events {settings} give, on the stream they were chosen by, {streams.sentence(figures)}; {args.tune_events} has them",
           file=sys.stderr)
     return settings
@@ -206,7 +206,7 @@ def _run_online(args, model, clips, past):
     from tsm_edge.models import create_model
     from tsm_edge.runtimes.engines.torch import TorchModel
 
-    online = create_model(model.net.tsm_info["name"], checkpoint=args.model, past=past)
+    online = create_model(model.net.card.name, checkpoint=args.model, past=past)
     return scores.top_k(scores.clip_logits(step_logits(TorchModel(online), clips)), clips.labels, 1)
 
 

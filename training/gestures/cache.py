@@ -162,6 +162,7 @@ class CachedClips:
     `targets` float32 [N, T, 20]."""
 
     def __init__(self, path, in_memory=False):
+        self._opened = path, in_memory
         path = Path(path)
         try:
             self.record = json.loads((path / "cache.json").read_text(encoding="utf-8"))
@@ -173,6 +174,9 @@ class CachedClips:
         self.strokes = np.load(path / "strokes.npy")
         self._targets = path / "targets.npy"
         self.classes = self.record["classes"]
+
+    def __reduce__(self):  # a process that is started afresh opens the files itself, instead of being sent what is in them
+        return CachedClips, self._opened
 
     @property
     def targets(self):

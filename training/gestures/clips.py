@@ -13,7 +13,7 @@ from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
 from .draw import Camera, Look, hand_parts, paint
-from .labels import BACKGROUND_CLASSES, CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
+from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
 from .scene import FAMILIES, Lens, Mover, Person, background
 from .targets import TARGETS, hand_targets  # noqa: F401

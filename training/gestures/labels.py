@@ -12,9 +12,6 @@ CORE_CLASSES = (
 )
 """The 19 labels that need no two-finger pose: the easier set for a small network and small pictures."""
 
-BACKGROUND_CLASSES = ("Doing other things", "No gesture")
-"""Labels that are not an event in a stream."""
-
 
 def _both_ways(*pairs):
     table = {name: name for name in CLASSES}

@@ -61,7 +61,7 @@ def test_heat_is_painted_only_over_what_the_network_sees(shape, tmp_path):
 def clips_and_net(n=3):
     net = create_model("mobilenet_v2", n, width=0.35, input_size=32, classes=["a", "b", "c"][:n]).eval()
     made = [image_like_frames(5, (40, 36), seed=k, dtype="uint8") for k in range(2 * n)]
-    return Clips(lambda i: made[i], [i % n for i in range(2 * n)], net.tsm_info["classes"], 4.0), net
+    return Clips(lambda i: made[i], [i % n for i in range(2 * n)], net.card.classes, 4.0), net
 
 
 def test_strips_and_films_are_written(tmp_path):

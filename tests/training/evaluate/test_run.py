@@ -171,7 +171,7 @@ def test_tuned_events_are_in_the_checkpoint_that_was_asked_for(checkpoint, clips
     path = checkpoint()
     found = run(capsys, path, "--data", clips, "--stream", 20, "--tune-events", tmp_path / "tuned.pth")
     tuned, was = load_checkpoint(tmp_path / "tuned.pth"), load_checkpoint(path)
-    assert tuned.info["events"] == found["events"] and all(np.array_equal(tuned.state_dict[k], v) for k, v in was.state_dict.items())
+    assert tuned.card.events == found["events"] and all(np.array_equal(tuned.state_dict[k], v) for k, v in was.state_dict.items())
     again = run(capsys, tmp_path / "tuned.pth", "--data", clips, "--stream", 20)
     assert again["stream"] == found["stream"] and again["top1"] == found["top1"]
     with pytest.raises(TsmEdgeError, match="needs a stream"):

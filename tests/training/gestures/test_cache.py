@@ -2,6 +2,7 @@
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -36,6 +37,12 @@ def test_cached_clips_are_the_rendered_ones(tmp_path, workers):
     _, info = render_clip("Thumb Up", 4, (32, 24), SPLITS["val"][0] + 2, 4 / 3, info=True)
     assert np.allclose(cache.strokes[8], np.array(info["stroke"]) / 3)
     assert np.array_equal(cache.targets[8], info["targets"])
+
+
+def test_a_process_that_is_started_afresh_is_sent_a_caches_name_and_not_its_clips(tmp_path):
+    cache = prerender(tmp_path / "c", clips_per_class=1, classes=SOME, n_frames=2, size=(48, 48), workers=1)
+    sent = pickle.dumps(cache)
+    assert len(sent) < 1000 < cache.clips.nbytes and np.array_equal(pickle.loads(sent)[2][0], cache[2][0])
 
 
 def test_a_cache_is_reused_and_never_replaced_by_another(tmp_path):
