@@ -33,11 +33,11 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m tsm_edge.benchmarks.arm.accuracy", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("bundle", metavar="BUNDLE", help="a bundle with a library for AArch64 Linux")
-    p.add_argument("--against", choices=("mnn",), help="run this engine on the same frames, in the bundle's precision")
-    p.add_argument("--frames", type=int, default=40, help="frames to chain (40)")
+    p.add_argument("--against", choices=("mnn",), metavar="NAMES", help="also run another engine in this precision: mnn")
+    p.add_argument("--frames", type=int, default=40, metavar="N", help="frames to chain (default: 40)")
     p.add_argument("--arm-python", type=Path, default=Path.home() / ".cache" / "tsm-edge" / "arm-python", metavar="DIR",
-                   help="where the AArch64 Python with MNN is, or is made (~/.cache/tsm-edge/arm-python)")
-    p.add_argument("--json", action="store_true")
+                   help="where the AArch64 Python with MNN is, or is made (default: ~/.cache/tsm-edge/arm-python)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return p
 
 
