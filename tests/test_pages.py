@@ -42,9 +42,35 @@ def test_links_lead_to_files_and_headings_that_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_files_named_on_a_page_exist(page):
     text = page.read_text(encoding="utf-8")
-    for word in re.findall(r"`([\w./*-]+)`", text):
+    in_commands = [word for block in fenced(text, "sh") for line in block.splitlines() if "pytest tests/" in line for word in line.split()]
+    for word in [*re.findall(r"`([\w./*-]+)`", text), *in_commands]:
         if word.split("/")[0] in ROOMS and "/" in word and "<" not in word:
             assert list(ROOT.glob(word)), f"`{word}`: no such file"
+
+
+def defines(path, name):
+    """Is `name` (a function, a class, Class.method or a constant) defined in this file of Python or C?"""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".py":
+        return bool(re.search(rf"^[\w *]+\b{name}\([^;]*\{{$", text, re.M))
+    body = ast.parse(text).body
+    for part in name.split("."):
+        found = [node for node in body if getattr(node, "name", None) == part or isinstance(node, ast.Assign)
+                 and part in [target.id for target in node.targets if isinstance(target, ast.Name)]]
+        if not found:
+            return False
+        body = getattr(found[0], "body", [])
+    return True
+
+
+def test_the_five_answers_in_contributing_are_true():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("Do you know the house?")[2]
+    rows = re.findall(r"^\| ((?!what|-)[^|]+) \| (.+) \|$", text, re.M)
+    answers = [re.findall(r"`([\w/]+\.\w+)` `([\w.]+)`", row) for _, row in rows]
+    assert len(rows) == 5 and all(answers)
+    for path, name in sum(answers, []):
+        assert defines(ROOT / path, name), f"{path} has no {name}"
+    assert not defines(ROOT / "tsm_edge" / "step.py", "StepNetwork.no") and not defines(ROOT / "runtimes/c/tsm_stream.c", "tsm_no")
 
 
 def imports(tree):
