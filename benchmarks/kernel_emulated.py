@@ -10,6 +10,7 @@ import numpy as np
 
 from tsm_edge.errors import MissingComponentError
 from tsm_edge.export.kernels.write.base import ScratchArg, WeightArg
+from tsm_edge.export.library.objects import compile_each
 from tsm_edge.runtimes.c_sources import FOLDER
 
 # One case a run: `driver CASE CALLS` reads the tensors from in.CASE, calls the kernel and writes them to out.CASE.
@@ -81,17 +82,12 @@ def build_driver(kernels, target, folder, tasks=1):
     MissingComponentError
         No cross gcc for the target.
     """
-    import tvm
-
     compiler = shutil.which(_COMPILERS[target.arch])
     if compiler is None:
         raise MissingComponentError("kernels cannot be run for this target", found=f"no {_COMPILERS[target.arch]}",
                                     expected="a cross gcc", do="apt install gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf")
     folder = Path(folder)
-    with tvm.transform.PassContext(opt_level=3):
-        library = tvm.compile(tvm.IRModule({k.symbol: k.func for k in kernels}), target=target.tvm_target())
-    library.mod.write_to_file(str(folder / "kernels.o"), "o")
-    (folder / "kernels.s").write_text(library.mod.inspect_source("asm"), encoding="utf-8")
+    objects = compile_each([(None, kernel) for kernel in kernels], target, folder)
     lines, jobs = [], []
     for symbol in sorted({k.symbol for k in kernels}):
         lines.append(f"int __tvm_ffi_{symbol}(void *, const tsm_ffi_any *, int32_t, tsm_ffi_any *);")
@@ -105,7 +101,7 @@ def build_driver(kernels, target, folder, tasks=1):
     lines.append(f"static const job jobs[] = {{{', '.join(jobs)}}};")
     source = _DRIVER.replace("CASES", "\n".join(lines), 1).replace("TASKS", str(tasks))
     (folder / "driver.c").write_text(source, encoding="utf-8")
-    command = [compiler, "-O1", "-w", "-static", f"-I{FOLDER}", "driver.c", "kernels.o", "-lm", "-o", "driver"]
+    command = [compiler, "-O1", "-w", "-static", f"-I{FOLDER}", "driver.c", *objects, "-lm", "-o", "driver"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "driver"
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 import numpy as np
 
 from tsm_edge.export.kernels.write.base import ScratchArg, WeightArg
+from tsm_edge.export.library.objects import compile_functions, functions_of
 
 
 def compile_kernel(kernel, target):
     """The kernel as a TVM module whose function `kernel.symbol` can be called."""
-    import tvm
-
-    # as exports are compiled: what belongs to one thread of a launch stays in there
-    with tvm.transform.PassContext(opt_level=3, config={"tirx.disable_storage_rewrite": True}):
-        return tvm.compile(tvm.IRModule({kernel.symbol: kernel.func}), target=target.tvm_target())
+    return compile_functions(functions_of([(None, kernel)]), target.tvm_target())
 
 
 def evaluate(kernel, tensors, target):

@@ -16,6 +16,7 @@ from tsm_edge.export.graph.ops import Conv, Fallback, Layout, Pool, Splice  # no
 from tsm_edge.export.kernels.generic import lower  # noqa: E402
 from tsm_edge.export.kernels.generic.models import as_fallback  # noqa: E402
 from tsm_edge.export.kernels.write.base import TensorArg, WeightArg  # noqa: E402
+from tsm_edge.export.library.objects import compile_functions, functions_of  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 
 HOST = get_target("host")
@@ -25,8 +26,7 @@ def evaluate(kernels, inputs):
     """Run kernels through TVM's own runtime. inputs: {name: array}; returns all tensors."""
     import tvm
 
-    functions = {k.symbol: k.func for k in kernels}
-    built = tvm.compile(tvm.IRModule(functions), target=HOST.tvm_target())
+    built = compile_functions(functions_of([(None, kernel) for kernel in kernels]), HOST.tvm_target())
     values = {}
     for kernel in kernels:
         args = []

@@ -108,7 +108,7 @@ def test_pointwise_equals_numpy_on_arm_without_reading_outside_its_tensors(board
 def test_a_call_allocates_nothing(board):
     target = get_target(board)
     op, shapes, *_ = make(CASES[3])
-    text = compile_kernel(kernels.build(op, shapes, target), target).mod.inspect_source("asm")
+    text = compile_kernel(kernels.build(op, shapes, target), target).inspect_source("asm")
     assert "AllocWorkspace" not in text
 
 
