@@ -38,7 +38,7 @@ def import_cv2():
         import cv2
     except ImportError as error:
         if not isinstance(error, ModuleNotFoundError):  # libGL.so.1 for example: OpenCV with windows on a machine without a desktop
-            raise MissingComponentError("OpenCV cannot be loaded", found=str(error), expected="the system's libraries that its windows need",
+            raise MissingComponentError("OpenCV cannot be loaded", found=str(error), expected="the libraries that its windows need",
                                         do="apt install libgl1 libglib2.0-0; or, without windows, pip install --force-reinstall "
                                            "opencv-python-headless") from error
         raise MissingComponentError("OpenCV is not installed", found=str(error), expected="the package opencv",

@@ -7,7 +7,8 @@ import pytest
 
 from tsm_edge.default import default_checkpoint
 
-COMMANDS = {"gestures": ["--help"], "record": ["--help"], "train": ["--data", "gestures"], "eval": [str(default_checkpoint()), "--data", "gestures"]}
+COMMANDS = {"gestures": ["--help"], "record": ["--help"], "train": ["--data", "gestures"],
+            "eval": [str(default_checkpoint()), "--data", "gestures"]}
 
 
 def without(fault, command, tmp_path):
