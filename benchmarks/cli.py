@@ -31,17 +31,19 @@ EXAMPLES = """examples:
 def parser():
     p = argparse.ArgumentParser(prog="tsm-bench", description=__doc__, epilog=EXAMPLES,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", metavar="BUNDLE|MODEL", help="a bundle for this machine, or a checkpoint to compile for it")
-    p.add_argument("--against", default="", help=f"engines, with commas: {', '.join(PEERS)}; or all")
-    p.add_argument("--backends", default="", help="other back ends of ours beside native, with commas: onnxruntime, tvm "
-                   "(tvm by itself where the bundle holds a library for it)")
-    p.add_argument("--threads", type=int, default=1, help="threads of one step, for every engine (1)")
-    p.add_argument("--rounds", type=int, default=12, help="rounds; every engine runs once in each (12)")
-    p.add_argument("--steps", type=int, default=25, help="timed steps of an engine in a round (25)")
-    p.add_argument("--warmup", type=int, default=5, help="untimed steps before them (5)")
-    p.add_argument("--fps", type=float, default=0.0, help="pace the steps at a camera's rate instead of back to back")
-    p.add_argument("--no-kernels", action="store_true", help="leave out the table of kernels")
-    p.add_argument("--json", action="store_true", help="print one JSON object")
+    p.add_argument("model", metavar="MODEL", help="a bundle for this machine, or a checkpoint to compile for it")
+    p.add_argument("--against", default="", metavar="NAMES", help=f"other engines, with commas: {', '.join(PEERS)}; or all")
+    p.add_argument("--threads", type=int, default=1, metavar="N", help="threads of a step, for every engine (default: 1)")
+    p.add_argument("--fps", type=float, default=0.0, metavar="FPS", help="pace the steps at a camera's rate (default: 0, back to back)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    more = p.add_argument_group("what is measured")
+    more.add_argument("--backends", default="", metavar="NAMES",
+                      help="other back ends of ours beside native, with commas: onnxruntime, tvm "
+                      "(tvm by itself where the bundle holds a library for it)")
+    more.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds; every engine runs once in each (default: 12)")
+    more.add_argument("--steps", type=int, default=25, metavar="N", help="timed steps of an engine in a round (default: 25)")
+    more.add_argument("--warmup", type=int, default=5, metavar="N", help="untimed steps before them (default: 5)")
+    more.add_argument("--no-kernels", action="store_true", help="leave out the table of kernels")
     return p
 
 

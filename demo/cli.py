@@ -40,19 +40,20 @@ def _parser(prog, examples):
     parser = argparse.ArgumentParser(prog=prog, description="Recognise gestures in a video or before a camera.",
                                      epilog=EPILOG.format(examples=examples), formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", nargs="?", metavar="MODEL",
-                        help="folder or .zip that tsm-export wrote, or a checkpoint; left out: the model that comes with the "
-                             "package, or on a board the bundle that this program lies in")
+                        help="a bundle (folder or .zip), an .onnx step graph or a checkpoint (default: the model that comes with the "
+                             "package; on a board, the bundle that this program lies in)")
     parser.add_argument("--source", default="0", metavar="SOURCE", help="where frames come from, see below (default: 0)")
     parser.add_argument("--headless", action="store_true", help="no window")
     parser.add_argument("--output", metavar="FILE", help="record the picture with its overlay (.mp4, .avi, .mkv)")
     parser.add_argument("--events", metavar="FILE", help="events as JSON lines into FILE; - for stdout")
-    parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames of the source")
-    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
-    parser.add_argument("--attention", action="store_true",
-                        help="show as heat over the picture where the network sees the likeliest class of this frame (checkpoints only)")
-    parser.add_argument("--attention-class", metavar="NAME", help="the same for one class, whatever comes first")
+    parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames of the source (default: at its end)")
+    engine = parser.add_argument_group("the engine")
+    engine.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
+    engine.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
+    heat = parser.add_argument_group("where the network looks (checkpoints only)")
+    heat.add_argument("--attention", action="store_true", help="show it as heat, for the likeliest class of each frame")
+    heat.add_argument("--attention-class", metavar="NAME", help="the same for one class, whatever comes first")
     add_options(parser)
     return parser
 

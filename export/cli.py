@@ -37,42 +37,48 @@ def _parser():
     parser = argparse.ArgumentParser(
         prog="tsm-export", description=__doc__, epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--target", metavar="T", help="the device; see --list-targets")
+    add("--target", metavar="NAME", help="the device; see --list-targets")
     add("--list-targets", action="store_true", help="print all targets and leave")
     add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one of the reference "
         "repository, of MMAction2, or our own (default: the package's own model of 19 gestures)")
+    add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs (default: the checkpoint's)")
+    add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
+    add("--precision", default="fp32", metavar="NAME", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
+    add("--json", action="store_true", help="the report, or what is wrong, as JSON on stdout")
+
+    add = parser.add_argument_group("the network").add_argument
     add("--random-weights", action="store_true", help="no training at all: an UNTRAINED bundle, to try and to measure; "
         "its classes are numbers, also where there are 27, as no answer of it means a gesture")
-    add("--arch", metavar="A", help=f"network: {', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
+    add("--arch", metavar="NAME", help=f"{', '.join(ARCHITECTURES)} (default: as trained, else mobilenet_v2)")
     add("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: as trained, else 1.0)")
-    add("--input-size", metavar="N|WxH", help="network input in pixels (default: the checkpoint's, else 224x224)")
-    add("--num-classes", type=int, metavar="N", help="(default: the checkpoint's, else the class list's, else 27)")
-    add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs")
-    add("--past", metavar="A:B", help="folds of channels from the past, where the file does not say: 0:1")
-    add("--fold-div", type=int, metavar="N", help="channels in a fold: 1/N of all (default: the checkpoint's, else 8)")
-    add("--precision", default="fp32", metavar="P", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
-    add("--runtime", default="native", metavar="R", help="native, or tvm: the bundle also holds model_tvm.so, the same kernels "
+    add("--input-size", metavar="N|WxH", help="the network's input, pixels (default: the checkpoint's, else 224)")
+    add("--num-classes", type=int, metavar="N", help="outputs (default: the checkpoint's, else the class list's, else 27)")
+    add("--past", metavar="A:B", help="folds of channels that come from the past, where the file does not say (default: 0:1)")
+    add("--fold-div", type=int, metavar="N", help="a fold is 1/N of the channels (default: the checkpoint's, else 8)")
+    add("--name", metavar="TEXT", help="name of the model (default: made from the network and the classes)")
+
+    add = parser.add_argument_group("the library").add_argument
+    add("--threads", type=int, metavar="N", help="threads of a step on the device (default: the target's)")
+    add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
+    add("--runtime", default="native", metavar="NAME", help="native, or tvm: the bundle also holds model_tvm.so, the same kernels "
         "for devices that have TVM's own runtime (default: native)")
     add("--tvm-runtime", metavar="DIR", help="with --runtime tvm for a board: unpacked wheels of TVM's runtime for it, to run the "
         "library under QEMU")
-    add("--threads", type=int, metavar="N", help="default number of threads on the device (default: the target's)")
-    add("--cc", metavar="COMMAND", help="C cross-compiler to link with (default: an NDK's, else zig from PyPI)")
-    add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
-    add("--name", help="name of the model (default: made from the network and the classes)")
-    add("--seed", type=int, default=0, help="of random weights and of the frames used in verification (default: 0)")
-    add("--frames", metavar="FILE",
-        help="frames to verify with instead of generated ones: .npy, uint8 [T, H, W, 3] RGB, T >= 16")
+
+    add = parser.add_argument_group("the proof").add_argument
+    add("--frames", metavar="FILE", help="frames to verify with: .npy, uint8 [T, H, W, 3] RGB, T >= 16 (default: generated ones)")
+    add("--seed", type=int, default=0, metavar="N", help="of random weights and of generated frames (default: 0)")
+    add("--allow-unverified", action="store_true", help="leave with 0 even where the library could not be run here (no emulator)")
+    add("--keep", metavar="DIR", help="also write what every stage made as files that a person can read: ONNX, operations, each "
+        "kernel's TensorIR and assembly, memory map, plan.c, traces; of an export that fails, too")
+
+    add = parser.add_argument_group("tuning").add_argument
     add("--tune", nargs="?", const="all", metavar="BUDGET", help="first measure other tile sizes than the cost model's: all, "
         "at most so many (40), or for so long (90s); writes a tuning record")
     add("--tuning-record", metavar="FILE", help="use what --tune measured before; with --tune, the file to write "
         "(default: <output>.tuning.jsonl)")
     add("--rpc-tracker", metavar="HOST:PORT", help="measure on a board: its TVM RPC tracker")
     add("--rpc-key", metavar="KEY", help="measure on a board: the key of its TVM RPC server")
-    add("--allow-unverified", action="store_true",
-        help="leave with 0 even where the library could not be run here (no emulator)")
-    add("--keep", metavar="DIR", help="also write what every stage made as files that a person can read: ONNX, operations, each "
-        "kernel's TensorIR and assembly, memory map, plan.c, traces; of an export that fails, too")
-    add("--json", action="store_true", help="the report, or what is wrong, as JSON on stdout")
     return parser
 
 

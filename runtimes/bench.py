@@ -29,7 +29,7 @@ def times(model, steps):
 
 def _main(argv, prog="python -m tsm_edge.runtimes.bench"):
     parser = bundle_parser(prog, __doc__)
-    parser.add_argument("--steps", type=int, default=200, metavar="N", help="timed steps (200)")
+    parser.add_argument("--steps", type=int, default=200, metavar="N", help="timed steps (default: 200)")
     options = parser.parse_args(argv)
     if options.steps < 1:
         raise InputError("--steps cannot be used", found=options.steps, expected="1 or more", do="for example --steps 200")

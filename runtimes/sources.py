@@ -159,11 +159,12 @@ def frames_in(path):
 
 def add_options(parser):
     """Add what to ask a source for to an argparse parser: --input-width, --input-height, --input-rate, --input-flip."""
-    parser.add_argument("--input-width", type=int, metavar="W", help="width to ask the camera for, or to scale a file to")
-    parser.add_argument("--input-height", type=int, metavar="H", help="height, likewise")
-    parser.add_argument("--input-rate", type=float, metavar="FPS", help="frame rate to ask the camera for")
-    parser.add_argument("--input-flip", default="none", metavar="METHOD",
-                        help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
+    add = parser.add_argument_group("the camera").add_argument
+    add("--input-width", type=int, metavar="N", help="pixels to ask the camera for, or to scale a file to (default: its own)")
+    add("--input-height", type=int, metavar="N", help="likewise (default: its own)")
+    add("--input-rate", type=float, metavar="FPS", help="frames a second to ask the camera for (default: its own)")
+    add("--input-flip", default="none", metavar="NAME",
+        help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
 
 
 def asked_for(options):

@@ -163,10 +163,10 @@ def bundle_parser(prog, description, epilog=""):
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     own = own_bundle()
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if own else None, default=own,
-                        help="folder or .zip that tsm-export wrote" + ("; left out: the one around this program" if own else ""))
+                        help="folder or .zip that tsm-export wrote" + (" (default: the one around this program)" if own else ""))
     parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
-    parser.add_argument("--json", action="store_true", help="print the measurements as JSON on stdout")
+    parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return parser
 
 

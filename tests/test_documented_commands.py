@@ -175,6 +175,77 @@ def test_options_named_in_sentences_exist(parse):
     assert seen > 10
 
 
+def parsers_of(parser):
+    """The parser and those of its sub-commands."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for part in action.choices.values():
+                yield from parsers_of(part)
+
+
+def faults_of(parser):
+    """What is not in the one form of a help text: everyday options first, the others in groups, each with its words and its default."""
+    here, everyday, *others = parser._action_groups
+    options = [action for action in parser._actions if action.dest != "help" and not isinstance(action, argparse._SubParsersAction)]
+    if len(everyday._group_actions) > 8:
+        yield f"{len(everyday._group_actions)} everyday options: put some into groups"
+    if len(options) > 8 and not others:
+        yield "no groups"
+    for action in options:
+        name, text = "/".join(action.option_strings) or action.metavar, action.help or ""
+        if not text or text[-1] == ".":
+            yield f"{name}: no help, or a sentence: {text!r}"
+        if action.nargs != 0 and not action.metavar:
+            yield f"{name}: no metavar"
+        said = re.search(r" \(default: ([^()]+)\)$", text)
+        if len(re.findall(r"(?<!')default", text)) != bool(said) or re.search(r" \((\d[^ )]*|that of [^)]*)\)$", text):
+            yield f"{name}: its default is not said as '(default: X)' at the end: {text!r}"
+        elif isinstance(action.default, (int, float, str)) and not isinstance(action.default, bool) and action.default != "":
+            value = action.default if isinstance(action.default, str) else f"{action.default:g}"
+            if not said or said[1].split(", ")[0] != value and not (float_of(said[1]) == action.default):
+                yield f"{name}: says {said and said[1]!r}, is {value!r}"
+
+
+def float_of(text):
+    try:
+        return float(text.split(",")[0])
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("command", [*SCRIPTS, *MODULES, *BOARD])
+def test_help_has_one_form(parse, command):
+    assert [fault for parser in parsers_of(parse(command, [], help=True)) for fault in faults_of(parser)] == []
+
+
+def test_one_option_has_one_word_for_its_value_in_all_commands(parse):
+    words = {}
+    for command in [*SCRIPTS, *MODULES, *BOARD]:
+        for parser in parsers_of(parse(command, [], help=True)):
+            for action in parser._actions:
+                if action.option_strings and action.nargs != 0:
+                    words.setdefault(action.option_strings[-1], {}).setdefault(action.metavar, command)
+                if "--json" in action.option_strings:
+                    assert action.help.endswith("as JSON on stdout"), command
+    several = {option: found for option, found in words.items() if len(found) > 1}
+    assert set(several) == {"--output", "--frames"}, several  # a file, a folder or either; how many, and for tsm-export a file of them
+    assert len(words) > 80
+
+
+def test_a_help_text_in_another_form_would_be_seen():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--threads", type=int, default=2, help="threads (2)", metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 2)", metavar="N")
+    parser.add_argument("--root", help="default: none", metavar="DIR")
+    parser.add_argument("--seed", help="a seed")
+    parser.add_argument("--json", action="store_true")
+    assert [fault.split(":")[0] for fault in faults_of(parser)] == ["--threads", "--rounds", "--root", "--seed", "--json"]
+    for name in "abcd":
+        parser.add_argument(f"--{name}", action="store_true", help="x")
+    assert list(faults_of(parser))[:2] == ["10 everyday options: put some into groups", "no groups"]
+
+
 def test_a_command_that_does_not_exist_would_be_seen(parse):
     lines = ["A=1 tsm-train --data x \\", "  --nonsense 3 && tsm-demo b  # --comment", "ssh u@b python3 n/device/tsm_edge.pyz demo --x"]
     found = list(commands_in(lines))

@@ -41,18 +41,22 @@ RENDERED_SEED = SPLITS["test"][0] + 3_000_000
 def parser():
     p = argparse.ArgumentParser(prog="tsm-record", description=__doc__, epilog=EXAMPLES,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--label", required=True, help="name of the class: the clips go to OUTPUT/LABEL/NNNN.mp4")
-    p.add_argument("--output", default="clips", metavar="DIR", help="folder of the data set (clips)")
-    p.add_argument("--source", default="0", help="camera number, /dev/videoN, csi://0, rtsp://..., a video file, or test://GESTURE (0)")
-    p.add_argument("--seconds", type=float, help="length of a clip (3; the whole cut where --start and --end are given)")
-    p.add_argument("--count", type=int, help="clips to record (10; a file: as many as it gives)")
-    p.add_argument("--start", type=float, help="file: seconds where the cut begins (0)")
-    p.add_argument("--end", type=float, help="file: seconds where it ends (the file's end)")
-    p.add_argument("--pause", type=float, default=3.0, help="camera: seconds counted down before each clip (3)")
-    p.add_argument("--shorter-side", type=int, default=320, help="larger pictures are scaled down to this, pixels (320)")
-    add_options(p)
+    p.add_argument("--label", required=True, metavar="NAME", help="name of the class: the clips go to OUTPUT/NAME/NNNN.mp4")
+    p.add_argument("--output", default="clips", metavar="DIR", help="folder of the data set (default: clips)")
+    p.add_argument("--source", default="0", metavar="SOURCE",
+                   help="camera number, /dev/videoN, csi://0, rtsp://..., a video file, or test://GESTURE (default: 0)")
+    p.add_argument("--count", type=int, metavar="N", help="clips to record (default: 10; of a file, as many as it gives)")
+    p.add_argument("--seconds", type=float, metavar="SECONDS",
+                   help="length of a clip (default: 3; the whole cut where --start and --end are given)")
     p.add_argument("--headless", action="store_true", help="no window: the countdown is in the terminal alone")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+    cut = p.add_argument_group("the clips")
+    cut.add_argument("--start", type=float, metavar="SECONDS", help="of a file: where the cut begins (default: 0)")
+    cut.add_argument("--end", type=float, metavar="SECONDS", help="of a file: where it ends (default: the file's end)")
+    cut.add_argument("--pause", type=float, default=3.0, metavar="SECONDS", help="counted down before each clip of a camera (default: 3)")
+    cut.add_argument("--shorter-side", type=int, default=320, metavar="N",
+                     help="larger pictures are scaled down to this, pixels (default: 320)")
+    add_options(p)
     return p
 
 

@@ -30,58 +30,83 @@ A run that was stopped (Ctrl-C, kill, power) goes on where it was when the same 
 def parser():
     p = argparse.ArgumentParser(prog="tsm-train", description=__doc__, epilog=EXAMPLES,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", required=True, help="'gestures' (rendered), a folder of LABEL/clip files, or a list file")
-    p.add_argument("--val-data", help="the same for validation; default: held-out rendered clips, or a tenth of --data")
-    p.add_argument("--root", help="folder that the paths of a list file start from")
-    p.add_argument("--classes", help="file with one class name a line; default: the folders' names, or those of --data")
-    p.add_argument("--clips-per-class", type=int, default=250, help="rendered gestures: training clips a class (250)")
-    p.add_argument("--variety", type=float, default=1.0,
-                   help="rendered gestures: share of pictures with hard backgrounds, light and cameras, 0 to 1 (1)")
-    p.add_argument("--clip-size", type=int, help="rendered gestures: pixels a side of the clips that crops are cut from (8/7 of the input)")
-    p.add_argument("--gesture-set", default="core", help="rendered gestures: core (19 classes) or all (27)")
-    p.add_argument("--output", default="runs/train", help="folder of the run (runs/train)")
-    net = p.add_argument_group("network")
-    net.add_argument("--arch", help="mobilenet_v2, resnet18 or resnet50 (that of --init, else mobilenet_v2)")
-    net.add_argument("--width", type=float, help="width multiplier of mobilenet_v2 (that of --init, else 1.0)")
-    net.add_argument("--input-size", metavar="N|WxH", help="the network's input, pixels (that of --init, else 224)")
-    net.add_argument("--shift", default="online", help="online, offline or none")
-    net.add_argument("--fold-div", type=int, help="one of so many channels is shifted each way (that of --init, else 8)")
-    p.add_argument("--sampling", default="uniform", help="frames of a clip file: uniform, dense or rate (at --fps)")
-    p.add_argument("--sampling-stride", type=int, default=8, help="dense: frames between two of a clip (8)")
-    net.add_argument("--frames", type=int, help="frames of a clip (that of --init, else 8)")
-    net.add_argument("--seconds", type=float, help="rendered gestures: seconds of a clip (frames / rate of --init, else 3)")
-    net.add_argument("--fps", type=float, default=0.0, help="frame rate the model is to run at (0: as the clips' frames come)")
-    net.add_argument("--init", help="'default' (the shipped model) or a checkpoint; a new class list gets a new classifier")
-    net.add_argument("--head-only", action="store_true", help="train the classifier alone")
-    net.add_argument("--dropout", type=float, default=0.2)
-    fit = p.add_argument_group("optimisation")
-    fit.add_argument("--epochs", type=int, help="(20, or as many as make 200 steps)")
-    fit.add_argument("--batch", type=int, help="clips a step, over all processes (32, or a quarter of fewer than 128 clips)")
-    fit.add_argument("--accumulate", type=int, default=1, help="micro-batches a step is cut into (1)")
-    fit.add_argument("--optimizer", default="sgd", help="sgd or adamw")
-    fit.add_argument("--lr", type=float, default=0.01, help="learning rate at --lr-batch clips a step, scaled linearly (0.01)")
-    fit.add_argument("--lr-batch", type=int, default=32)
-    fit.add_argument("--momentum", type=float, default=0.9)
-    fit.add_argument("--weight-decay", type=float, default=1e-4)
-    fit.add_argument("--warmup-epochs", type=float, default=1.0)
-    fit.add_argument("--label-smoothing", type=float, default=0.1)
-    fit.add_argument("--frame-loss", type=float, default=0.0, help="weight of a per-frame loss, where strokes are known (0)")
-    fit.add_argument("--hand-loss", type=float, default=0.0,
-                     help="rendered gestures: weight of a second loss, on where the hand is and how it moves (0)")
-    fit.add_argument("--hand-epochs", type=int, default=0, help="first epochs with that loss alone (0)")
-    fit.add_argument("--ema", type=float, default=0.0, help="decay of averaged weights, e.g. 0.999 (0: none)")
-    fit.add_argument("--batch-norm", default="train", help="train, partial (as TSN) or frozen")
-    fit.add_argument("--mixed-precision", action="store_true", help="half precision on a GPU")
-    fit.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
-    fit.add_argument("--mirror-pairs", nargs="*", default=[], metavar="A=B", help="classes that change into each other in a mirror")
-    fit.add_argument("--seed", type=int, default=0)
-    run = p.add_argument_group("run")
-    run.add_argument("--workers", type=int, default=0, help="processes that decode clips (0)")
-    run.add_argument("--threads", type=int, default=0, help="threads of the CPU (0: torch's own choice)")
-    run.add_argument("--save-every", type=int, default=200, help="steps between saved states (200)")
-    run.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    run.add_argument("--json", action="store_true", help="print the result as JSON")
+    p.add_argument("--data", required=True, metavar="DATA", help="'gestures' (rendered), a folder of LABEL/clip files, or a list file")
+    p.add_argument("--init", metavar="MODEL", help="'default' (the packaged model) or a checkpoint; a new class list gets a new classifier")
+    p.add_argument("--output", default="runs/train", metavar="DIR", help="folder of the run (default: runs/train)")
+    p.add_argument("--epochs", type=int, metavar="N", help="times through the data (default: 20, or as many as make 200 steps)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+    _data_options(p.add_argument_group("the data"))
+    _rendered_options(p.add_argument_group("rendered gestures"))
+    _network_options(p.add_argument_group("the network"))
+    _fit_options(p.add_argument_group("optimisation"))
+    _run_options(p.add_argument_group("the run"))
     return p
+
+
+def _data_options(data):
+    data.add_argument("--val-data", metavar="DATA", help="the same for validation (default: held-out rendered clips, or a tenth of --data)")
+    data.add_argument("--root", metavar="DIR", help="folder that the paths of a list file start from (default: the list's own)")
+    data.add_argument("--classes", metavar="FILE", help="class names, one a line (default: the folders' names, or those of --data)")
+    data.add_argument("--frames", type=int, metavar="N", help="frames of a clip (default: that of --init, else 8)")
+    data.add_argument("--fps", type=float, default=0.0, metavar="FPS",
+                      help="frame rate the model is to run at (default: 0, as the clips' frames come)")
+    data.add_argument("--sampling", default="uniform", metavar="NAME",
+                      help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform)")
+    data.add_argument("--sampling-stride", type=int, default=8, metavar="N", help="dense: frames between two of a clip (default: 8)")
+    data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
+    data.add_argument("--mirror-pairs", nargs="*", default=[], metavar="A=B", help="classes that change into each other in a mirror")
+
+
+def _rendered_options(drawn):
+    drawn.add_argument("--clips-per-class", type=int, default=250, metavar="N", help="training clips a class (default: 250)")
+    drawn.add_argument("--gesture-set", default="core", metavar="NAME", help="core (19 classes) or all (27) (default: core)")
+    drawn.add_argument("--seconds", type=float, metavar="SECONDS", help="length of a clip (default: frames / rate of --init, else 3)")
+    drawn.add_argument("--clip-size", type=int, metavar="N",
+                       help="pixels a side of the clips that crops are cut from (default: 8/7 of the input)")
+    drawn.add_argument("--variety", type=float, default=1.0, metavar="X",
+                       help="share of pictures with hard backgrounds, light and cameras, 0 to 1 (default: 1)")
+
+
+def _network_options(net):
+    net.add_argument("--arch", metavar="NAME", help="mobilenet_v2, resnet18 or resnet50 (default: that of --init, else mobilenet_v2)")
+    net.add_argument("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: that of --init, else 1.0)")
+    net.add_argument("--input-size", metavar="N|WxH", help="the network's input, pixels (default: that of --init, else 224)")
+    net.add_argument("--shift", default="online", metavar="NAME", help="online, offline or none (default: online)")
+    net.add_argument("--fold-div", type=int, metavar="N", help="a fold is 1/N of the channels (default: that of --init, else 8)")
+    net.add_argument("--head-only", action="store_true", help="train the classifier alone")
+    net.add_argument("--dropout", type=float, default=0.2, metavar="X", help="before the classifier (default: 0.2)")
+
+
+def _fit_options(fit):
+    fit.add_argument("--batch", type=int, metavar="N",
+                     help="clips a step, over all processes (default: 32, or a quarter of fewer than 128 clips)")
+    fit.add_argument("--accumulate", type=int, default=1, metavar="N", help="micro-batches a step is cut into (default: 1)")
+    fit.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd or adamw (default: sgd)")
+    fit.add_argument("--lr", type=float, default=0.01, metavar="X",
+                     help="learning rate at --lr-batch clips a step, scaled linearly (default: 0.01)")
+    fit.add_argument("--lr-batch", type=int, default=32, metavar="N", help="clips a step that --lr is for (default: 32)")
+    fit.add_argument("--momentum", type=float, default=0.9, metavar="X", help="of sgd (default: 0.9)")
+    fit.add_argument("--weight-decay", type=float, default=1e-4, metavar="X", help="of weights, not of biases and norms (default: 0.0001)")
+    fit.add_argument("--warmup-epochs", type=float, default=1.0, metavar="X", help="epochs in which the rate rises (default: 1)")
+    fit.add_argument("--label-smoothing", type=float, default=0.1, metavar="X",
+                     help="share of a label spread over all classes (default: 0.1)")
+    fit.add_argument("--frame-loss", type=float, default=0.0, metavar="X",
+                     help="weight of a loss of each frame, where strokes are known (default: 0)")
+    fit.add_argument("--hand-loss", type=float, default=0.0, metavar="X",
+                     help="rendered gestures: weight of a second loss, on where the hand is and how it moves (default: 0)")
+    fit.add_argument("--hand-epochs", type=int, default=0, metavar="N", help="first epochs with that loss alone (default: 0)")
+    fit.add_argument("--ema", type=float, default=0.0, metavar="X", help="decay of averaged weights, 0.999 for example (default: 0, none)")
+    fit.add_argument("--batch-norm", default="train", metavar="NAME", help="train, partial (as TSN) or frozen (default: train)")
+    fit.add_argument("--mixed-precision", action="store_true", help="half precision on a GPU")
+    fit.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order, crops and dropout (default: 0)")
+
+
+def _run_options(run):
+    run.add_argument("--workers", type=int, default=0, metavar="N", help="processes that decode clips (default: 0)")
+    run.add_argument("--threads", type=int, default=0, metavar="N", help="threads of the CPU (default: 0, torch's own choice)")
+    run.add_argument("--save-every", type=int, default=200, metavar="N", help="steps between saved states (default: 200)")
+    run.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
 
 
 def main(argv=None):

@@ -20,11 +20,12 @@ def parser():
     p = argparse.ArgumentParser(prog="python -m tsm_edge.benchmarks.arm", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("bundle", metavar="BUNDLE", help="a bundle with a library for AArch64 Linux")
-    p.add_argument("--cpu", help="QEMU's and llvm-mca's CPU (default: the bundle's target)")
-    p.add_argument("--steps", type=int, default=2, help="steps to count (2)")
+    p.add_argument("--cpu", metavar="NAME", help="QEMU's and llvm-mca's CPU (default: the bundle's target)")
+    p.add_argument("--steps", type=int, default=2, metavar="N", help="steps to count (default: 2)")
     p.add_argument("--plot", metavar="PNG|SVG", help="write the kernels against the roofline")
-    p.add_argument("--bytes-per-cycle", type=float, default=4.0, help="memory roof of the picture, bytes a cycle of one core (4, assumed)")
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--bytes-per-cycle", type=float, default=4.0, metavar="X",
+                   help="memory roof of the picture, bytes a cycle of one core (default: 4, assumed)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return p
 
 

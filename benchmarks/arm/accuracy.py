@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,22 +22,22 @@ from tsm_edge.benchmarks.cli import prints_to_stderr
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
 
 from .count import open_arm_bundle
+from .userland import arm_python
 
 _NO_MORE = 1.25  # times another engine's drift: a few frames of another network may round either way
 PACKAGES = ("python3", "libstdc++6", "libgomp1")  # of Debian; their dependencies come with them
 WHEELS = ("MNN==3.6.1", "numpy<2.3")
-PLATFORMS = ("manylinux2014_aarch64", "manylinux_2_17_aarch64", "manylinux_2_27_aarch64", "manylinux_2_28_aarch64")
 
 
 def parser():
     p = argparse.ArgumentParser(prog="python -m tsm_edge.benchmarks.arm.accuracy", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("bundle", metavar="BUNDLE", help="a bundle with a library for AArch64 Linux")
-    p.add_argument("--against", choices=("mnn",), help="run this engine on the same frames, in the bundle's precision")
-    p.add_argument("--frames", type=int, default=40, help="frames to chain (40)")
+    p.add_argument("--against", choices=("mnn",), metavar="NAMES", help="also run another engine in this precision: mnn")
+    p.add_argument("--frames", type=int, default=40, metavar="N", help="frames to chain (default: 40)")
     p.add_argument("--arm-python", type=Path, default=Path.home() / ".cache" / "tsm-edge" / "arm-python", metavar="DIR",
-                   help="where the AArch64 Python with MNN is, or is made (~/.cache/tsm-edge/arm-python)")
-    p.add_argument("--json", action="store_true")
+                   help="where the AArch64 Python with MNN is, or is made (default: ~/.cache/tsm-edge/arm-python)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return p
 
 
@@ -80,69 +79,6 @@ def library_trace(bundle, target, inputs, work):
     return trace, how
 
 
-def arm_python(folder):
-    """An AArch64 Python with MNN in `folder`, made there first if need be. Returns (root, python, packages).
-
-    Raises
-    ------
-    InputError
-        There is something else in `folder`: it is left alone.
-    MissingComponentError
-        What fetching needs is missing, or fetching failed.
-    """
-    root, packages = folder / "root", folder / "packages"
-    if not (packages / "MNN").is_dir() or _python(root) is None:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError("--arm-python cannot be used", found=f"{folder} exists, without an AArch64 Python made by this command",
-                             expected="a folder that this command made, or a new one", do="name another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=folder.name + ".", dir=folder.parent) as work:
-            made = Path(work) / "made"
-            made.mkdir()
-            try:
-                _fetch(made)
-            except (OSError, StopIteration, subprocess.CalledProcessError) as error:
-                said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-                raise MissingComponentError("no AArch64 Python with MNN could be made",
-                                            found=said[-1] if said else type(error).__name__,
-                                            expected="apt-get and dpkg-deb of Debian, pip, and their servers",
-                                            do="run it on Debian with a network, or leave --against out") from None
-            made.replace(folder)
-    return root, _python(root), packages
-
-
-def _python(root):
-    """The interpreter in a root file system, or None."""
-    return next((path for path in sorted(root.glob("usr/bin/python3.*")) if path.name[8:].isdigit()), None)
-
-
-def _fetch(folder):
-    """Debian's packages into folder/root, wheels into folder/packages."""
-    root, apt = folder / "root", folder / "apt"
-    for part in ("lists/partial", "cache/archives/partial", "state"):
-        (apt / part).mkdir(parents=True)
-    (apt / "state" / "status").touch()  # nothing is installed: all dependencies are fetched
-    settings = ["-o", "APT::Architecture=arm64", "-o", "APT::Architectures::=arm64", "-o", f"Dir::State={apt}/state",
-                "-o", f"Dir::State::lists={apt}/lists", "-o", f"Dir::State::status={apt}/state/status",
-                "-o", f"Dir::Cache={apt}/cache", "-o", "APT::Sandbox::User=", "-q"]
-    _quiet(["apt-get", *settings, "update"])
-    _quiet(["apt-get", *settings, "install", "--download-only", "-y", "--no-install-recommends", *PACKAGES])
-    for package in sorted((apt / "cache" / "archives").glob("*.deb")):
-        _quiet(["dpkg-deb", "-x", package, root])
-    version = next(filter(None, [_python(root)])).name[6:]
-    wheels = folder / "wheels"
-    _quiet([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--python-version", version,
-            *(part for platform in PLATFORMS for part in ("--platform", platform)), "-d", wheels, *WHEELS])
-    for wheel in sorted(wheels.glob("*.whl")):
-        shutil.unpack_archive(wheel, folder / "packages", "zip")
-    shutil.rmtree(apt)
-    shutil.rmtree(wheels)
-
-
-def _quiet(command):
-    subprocess.run([str(part) for part in command], check=True, capture_output=True, encoding="utf-8")
-
-
 def mnn_trace(bundle, target, inputs, folder, work):
     """Chain MNN over inputs under the same emulator, in the bundle's precision. Returns a verify.Trace."""
     from tsm_edge.benchmarks.peers import mnn_file
@@ -150,14 +86,14 @@ def mnn_trace(bundle, target, inputs, folder, work):
     from tsm_edge.export.proof.traces import Trace
 
     model = mnn_file(bundle.file("model.onnx"), work)
-    root, python, packages = arm_python(folder)
+    arm = arm_python(folder, PACKAGES, WHEELS)
     caches = {cache["name"]: tuple(cache["shape"]) for cache in bundle.manifest["caches"]}
     np.savez(work / "frames.npz", inputs=inputs, **{name: np.array(shape) for name, shape in caches.items()})
     prefix, _ = on_target.emulator(target)
     precision = "low" if bundle.manifest["precision"] == "fp16" else "high"
     worker = subprocess.Popen(
-        [str(part) for part in (*prefix, "-L", root, "-E", f"PYTHONHOME={root}/usr", "-E", f"PYTHONPATH={packages}", python,
-                                Path(__file__).with_name("mnn_worker.py"), model, work / "frames.npz", work / "mnn.npz", precision)],
+        [str(part) for part in (*arm.command(prefix), Path(__file__).with_name("mnn_worker.py"), model, work / "frames.npz",
+                                work / "mnn.npz", precision)],
         stdout=subprocess.PIPE, stderr=(work / "mnn.err").open("w", encoding="utf-8"), encoding="utf-8")
     done = 0
     for line in worker.stdout:
@@ -187,7 +123,7 @@ def _main(argv):
     inputs = network_inputs(verification_frames(bundle.manifest, args.frames), bundle.manifest)
     with tempfile.TemporaryDirectory(prefix="tsm-edge-accuracy-") as work, prints_to_stderr():
         if args.against:
-            arm_python(args.arm_python)  # first: it may be refused
+            arm_python(args.arm_python, PACKAGES, WHEELS)  # first: it may be refused
         reference = traces.onnx_trace(bundle.file("model.onnx"), inputs)
         trace, how = library_trace(bundle, target, inputs, Path(work))
         rows = [{"engine": "tsm-edge", **errors(reference, trace)}]

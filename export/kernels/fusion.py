@@ -46,8 +46,7 @@ def _uses(step):
     """How many operations read each tensor; the step's own results count as read."""
     uses = Counter([step.logits, *(splice.next_cache for splice in step.caches)])
     for op in step.ops:
-        names = getattr(op, "inputs", None) or [getattr(op, key, None) for key in ("x", "a", "b", "residual")]
-        uses.update(name for name in names if name)
+        uses.update(ops.inputs_of(op))
     return uses
 
 

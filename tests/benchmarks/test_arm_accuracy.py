@@ -11,7 +11,7 @@ pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed"
 
 from tsm_edge.benchmarks import peers  # noqa: E402
 from tsm_edge.benchmarks.arm import accuracy  # noqa: E402
-from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError  # noqa: E402
+from tsm_edge.errors import CheckFailedError, InputError  # noqa: E402
 from tsm_edge.export.bundle.describe import describe  # noqa: E402
 from tsm_edge.export.graph.write import export_onnx  # noqa: E402
 from tsm_edge.export.networks import with_random_weights  # noqa: E402
@@ -61,40 +61,6 @@ def test_a_bundle_for_another_architecture_is_refused(tmp_path):
         accuracy._main([str(tmp_path / "host")])
     with pytest.raises(InputError, match="(?s)--frames.*found: *1.*at least 2"):
         accuracy._main([str(tmp_path / "host"), "--frames", "1"])
-
-
-@pytest.mark.parametrize("inside", ("thesis.tex", "packages/MNN/thesis.tex"))
-def test_a_folder_of_the_users_own_is_left_alone(tmp_path, monkeypatch, inside):
-    monkeypatch.setattr(accuracy, "_fetch", lambda folder: (folder / "root").mkdir())
-    (tmp_path / "own" / inside).parent.mkdir(parents=True)
-    (tmp_path / "own" / inside).write_text("years of work")
-    with pytest.raises(InputError, match="(?s)--arm-python.*found:.*own exists.*do:.*another folder"):
-        accuracy.arm_python(tmp_path / "own")
-    with pytest.raises(InputError, match="--arm-python"):
-        accuracy.arm_python(tmp_path / "own" / inside)
-    assert (tmp_path / "own" / inside).read_text() == "years of work" and [path.name for path in tmp_path.iterdir()] == ["own"]
-
-
-def test_what_cannot_be_fetched_leaves_nothing_and_what_can_is_fetched_once(tmp_path, monkeypatch):
-    def broken(folder):
-        (folder / "root").mkdir()
-        raise FileNotFoundError("apt-get")
-
-    def fetch(folder):
-        for part in ("root/usr/bin", "packages/MNN"):
-            (folder / part).mkdir(parents=True)
-        (folder / "root/usr/bin/python3.11").touch()
-
-    monkeypatch.setattr(accuracy, "_fetch", broken)
-    with pytest.raises(MissingComponentError, match="(?s)found:.*apt-get.*expected:.*Debian"):
-        accuracy.arm_python(tmp_path / "cache" / "python")
-    assert not list((tmp_path / "cache").iterdir())
-    monkeypatch.setattr(accuracy, "_fetch", fetch)
-    root, python, packages = accuracy.arm_python(tmp_path / "cache" / "python")
-    assert python == tmp_path / "cache/python/root/usr/bin/python3.11" and packages.is_dir() and python.exists()
-    monkeypatch.setattr(accuracy, "_fetch", broken)
-    assert accuracy.arm_python(tmp_path / "cache" / "python") == (root, python, packages)
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["python"]
 
 
 def test_the_verdict_is_about_drift_not_about_rounding():

@@ -34,27 +34,38 @@ def parser():
     p = argparse.ArgumentParser(prog="tsm-eval", description=__doc__, epilog=EXAMPLES,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("model", metavar="MODEL", help="a checkpoint, an .onnx step graph or a bundle")
-    p.add_argument("--data", required=True, help="'gestures' (rendered, held out), a folder of LABEL/clip files, or a list file")
-    p.add_argument("--root", help="folder that the paths of a list file start from")
-    p.add_argument("--split", default="test", help="rendered gestures: train, val or test (test)")
-    p.add_argument("--clips-per-class", type=int, default=20, help="rendered gestures (20)")
-    p.add_argument("--clip-size", type=int, default=240, help="rendered gestures: pixels a side; scaled down as a camera's are (240)")
-    p.add_argument("--frames", type=int, default=0, help="frames of a clip (0: as the network was trained)")
-    p.add_argument("--sampling", help="frames of a clip file: uniform, dense or rate (as a checkpoint was trained, else uniform)")
-    p.add_argument("--sampling-stride", type=int, help="dense: frames between two of a clip (as a checkpoint was trained, else 8)")
-    p.add_argument("--backend", help="native, onnxruntime or torch")
-    p.add_argument("--past", metavar="A:B", help="also run an offline network's weights online, this slice from the past (1:2)")
-    p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS",
-                   help="also a stream of this length: rendered gestures with rest between them, or the clips joined")
-    p.add_argument("--tune-events", metavar="FILE", help="look for the event settings that answer best on another stream (rendered: split "
-                   "val), and write the checkpoint with them to FILE; needs --stream")
-    p.add_argument("--backwards", action="store_true", help="also play the clips backwards: is each taken for its opposite?")
-    p.add_argument("--opposites", nargs="*", default=[], metavar="A=B", help="classes of your own that turn into each other backwards")
+    p.add_argument("--data", required=True, metavar="DATA",
+                   help="'gestures' (rendered, held out), a folder of LABEL/clip files, or a list file")
+    p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS", help="also a stream of this length: rendered gestures with rest "
+                   "between them, or the clips joined (default: 0, none)")
     p.add_argument("--confusion", metavar="PNG", help="write the confusion matrix as a picture")
-    p.add_argument("--attention", metavar="PNG|MP4", help="write what the network looks at (checkpoints only)")
-    p.add_argument("--attention-class", help="the class whose evidence is shown; default: the clip's own")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--json", action="store_true")
+    p.add_argument("--backend", metavar="NAME", help="native, onnxruntime or torch (default: what fits MODEL)")
+    p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
+
+    data = p.add_argument_group("the data")
+    data.add_argument("--root", metavar="DIR", help="folder that the paths of a list file start from (default: the list's own)")
+    data.add_argument("--frames", type=int, default=0, metavar="N", help="frames of a clip (default: 0, as the network was trained)")
+    data.add_argument("--sampling", metavar="NAME",
+                      help="frames of a clip file: uniform, dense or rate (default: as a checkpoint was trained, else uniform)")
+    data.add_argument("--sampling-stride", type=int, metavar="N",
+                      help="dense: frames between two of a clip (default: as a checkpoint was trained, else 8)")
+    data.add_argument("--seed", type=int, default=0, metavar="N", help="of rendered clips, and of the order in a stream (default: 0)")
+
+    drawn = p.add_argument_group("rendered gestures")
+    drawn.add_argument("--split", default="test", metavar="NAME", help="train, val or test: other seeds, other backgrounds (default: test)")
+    drawn.add_argument("--clips-per-class", type=int, default=20, metavar="N", help="clips a class (default: 20)")
+    drawn.add_argument("--clip-size", type=int, default=240, metavar="N",
+                       help="pixels a side; scaled down as a camera's are (default: 240)")
+
+    more = p.add_argument_group("more to measure")
+    more.add_argument("--past", metavar="A:B", help="also run an offline network's weights online; folds of channels from the past, 1:2")
+    more.add_argument("--backwards", action="store_true", help="also play the clips backwards: is each taken for its opposite?")
+    more.add_argument("--opposites", nargs="*", default=[], metavar="A=B", help="classes of your own that turn into each other backwards")
+    more.add_argument("--tune-events", metavar="FILE",
+                      help="look for the event settings that answer best on another stream (rendered: split "
+                      "val), and write the checkpoint with them to FILE; needs --stream")
+    more.add_argument("--attention", metavar="PNG|MP4", help="write what the network looks at (checkpoints only)")
+    more.add_argument("--attention-class", metavar="NAME", help="the class whose evidence is shown (default: the clip's own)")
     return p
 
 

@@ -173,8 +173,8 @@ def test_only_what_it_computes_is_taken():
     assert not inverted_residual.matches(grouped, shapes)
 
 
-def step(*calls, shapes):
-    return ops.Program(list(calls), shapes, logits=calls[-1].out)
+def step(*parts, shapes):
+    return ops.Program(list(parts), shapes, logits=parts[-1].out)
 
 
 def test_fuse_replaces_three_convolutions_by_one_block():
