@@ -63,6 +63,20 @@ def run(main: "Callable[[list[str]], int | None]", argv: "list[str] | None" = No
     sys.exit(code)
 
 
+def check_ranges(options: object, ranges: dict) -> None:
+    """Refuse numbers out of {option's name: (least, most)}; most None is no end. None is an option left out, NaN in no range.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not (least <= value and (most is None or value <= most)):
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(value),
+                             expected=f"{least} or more" if most is None else f"{least} to {most}", do="pick another")
+
+
 def columns(table: "Sequence[Sequence[str]]") -> "list[str]":
     """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
