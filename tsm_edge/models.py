@@ -49,12 +49,7 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
     InputError, CheckpointError
     """
     choose(name, NAMES, "network")
-    if shift not in ("online", "offline", None):
-        raise InputError("unknown kind of temporal shift", found=repr(shift), expected="'online', 'offline' or None",
-                         do="'online' for video streams, 'offline' for whole clips")
-    if shift != "offline" and future is not None:
-        raise InputError("only an offline network looks into the future", found=f"shift={shift!r}, future={future!r}",
-                         expected="future=None", do="use shift='offline', or leave future out")
+    _check_shift(shift, future)
     loaded, notes = None, []
     if checkpoint is not None:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
@@ -65,25 +60,45 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
         raise InputError("the number of classes is not given", found="num_classes=None and no checkpoint",
                          expected="a whole number", do="for example create_model('mobilenet_v2', 27)")
     known = loaded.card if loaded else Card()
-    if shift is None:
-        past = future = None
-    else:
-        same = known.shift == shift
-        past = past or (known.past if same else None) or ((0, 1) if shift == "online" else (1, 2))
-        future = future or (known.future if same else None) or (None if shift == "online" else (0, 1))
+    past, future = _folds(shift, past, future, known)
     card = known.but(name=name, num_classes=num_classes, classes=classes, width=width, input_size=input_size, fold_div=fold_div,
                      placement=placement, n_segment=n_segment)
     weights = loaded and {"kind": loaded.kind, "shift": known.shift, "past": known.past, "future": known.future}
     card = Card({**card, "shift": shift, "past": past, "future": future, "notes": notes, "checkpoint": weights,
                  "trained": loaded is not None and known.trained})
     net = build(name, card.num_classes, width=card.width, rounding=card.rounding, dropout=dropout)
-    if shift is not None:
-        where = net.shifted if card.placement == "residual" else lambda n, block: net.shifted(n, block) is not None
-        insert_shifts(net, where, n_segment=card.n_segment, fold_div=card.fold_div, past=past, future=future, placement=card.placement)
+    _shift(net, card)
     net.card = card
     if loaded:
         copy_weights(net, loaded, checkpoint)
     return net
+
+
+def _check_shift(shift, future):
+    if shift not in ("online", "offline", None):
+        raise InputError("unknown kind of temporal shift", found=repr(shift), expected="'online', 'offline' or None",
+                         do="'online' for video streams, 'offline' for whole clips")
+    if shift != "offline" and future is not None:
+        raise InputError("only an offline network looks into the future", found=f"shift={shift!r}, future={future!r}",
+                         expected="future=None", do="use shift='offline', or leave future out")
+
+
+def _folds(shift, past, future, known):
+    """(past, future): as asked for, else as the checkpoint of the same kind of shift was trained, else the usual ones."""
+    if shift is None:
+        return None, None
+    same = known.shift == shift
+    return (past or (known.past if same else None) or ((0, 1) if shift == "online" else (1, 2)),
+            future or (known.future if same else None) or (None if shift == "online" else (0, 1)))
+
+
+def _shift(net, card):
+    """Insert the shifts that a card describes, if any."""
+    if card.shift is None:
+        return
+    where = net.shifted if card.placement == "residual" else lambda name, block: net.shifted(name, block) is not None
+    insert_shifts(net, where, n_segment=card.n_segment, fold_div=card.fold_div, past=card.past, future=card.future,
+                  placement=card.placement)
 
 
 def mobilenet_v2(num_classes, width=1.0, **options):

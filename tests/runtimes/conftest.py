@@ -21,7 +21,7 @@ def toys():
 def toy_library(tmp_path_factory):
     """The toy network compiled for this machine."""
     if not shutil.which("gcc"):
-        pytest.skip("no gcc on this machine")
+        pytest.skip("gcc is not installed")
     return _toy_bundle.toy.build_toy(tmp_path_factory.mktemp("library"))
 
 

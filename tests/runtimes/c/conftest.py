@@ -188,7 +188,7 @@ class Stream:
 def toy(tmp_path_factory):
     """The toy model in fp32, built with the host's gcc."""
     if not shutil.which("gcc"):
-        pytest.skip("no gcc on this machine")
+        pytest.skip("gcc is not installed")
     toy = Toy(build_toy(tmp_path_factory.mktemp("toy")))
     assert toy.create() == (0, "")
     return toy

@@ -20,7 +20,7 @@ def arrows(kit, sources, folder):
     """{file: {file it uses: symbols}} of C sources."""
     for tool in ("gcc", "nm"):
         if not shutil.which(tool):
-            pytest.skip(f"no {tool} on this machine")
+            pytest.skip(f"{tool} is not installed")
     defined, wanted = {}, {}
     for source in sources:
         kit.run(["gcc", "-std=c99", "-O0", "-I", kit.RUNTIME, "-c", source, "-o", folder / "x.o"])
