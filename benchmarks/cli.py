@@ -37,8 +37,8 @@ def parser():
     p.add_argument("--fps", type=float, default=0.0, metavar="FPS", help="pace the steps at a camera's rate (default: 0, back to back)")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     more = p.add_argument_group("what is measured")
-    more.add_argument("--backends", default="", metavar="NAMES",
-                      help="other back ends of ours beside native, with commas: onnxruntime, tvm "
+    more.add_argument("--engines", default="", metavar="NAMES",
+                      help="other engines of ours beside native, with commas: onnxruntime, tvm "
                       "(tvm by itself where the bundle holds a library for it)")
     more.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds; every engine runs once in each (default: 12)")
     more.add_argument("--steps", type=int, default=25, metavar="N", help="timed steps of an engine in a round (default: 25)")
@@ -67,12 +67,12 @@ def _main(argv):
     names = list(PEERS) if "all" in names else check_names(names)
     print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder, prints_to_stderr():
-        result = bench(_bundle(args.model, Path(folder)), names, _listed(args.backends), args, Path(folder))
+        result = bench(_bundle(args.model, Path(folder)), names, _listed(args.engines), args, Path(folder))
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         _print(result)
-    agree = "every engine gives the same logits; " if result["peers"] or result["backends"] else ""
+    agree = "every engine gives the same logits; " if result["peers"] or result["engines"] else ""
     verdict = f"PASSED {agree}{OURS} p50 {result['ours']['p50_ms']:.3f} ms"
     print(verdict, file=sys.stderr if args.json else sys.stdout)
     return 0
@@ -111,7 +111,7 @@ def _bundle(path, folder):
     return open_bundle(path)
 
 
-def bench(bundle, peers, backends, args, folder):
+def bench(bundle, peers, ours, args, folder):
     """Measure; returns a dict of plain values (what --json prints).
 
     Raises
@@ -121,8 +121,8 @@ def bench(bundle, peers, backends, args, folder):
     """
     size = bundle.manifest["input"]
     frames = _frames(8, size["width"], size["height"])
-    backends = with_tvm(bundle, backends)
-    names = [OURS, *(f"{OURS}:{b}" for b in backends), *peers]
+    ours = with_tvm(bundle, ours)
+    names = [OURS, *(f"{OURS}:{name}" for name in ours), *peers]
     engines = {}
     for name in names:
         print(f"opening {name} ...", file=sys.stderr)
@@ -147,7 +147,7 @@ def bench(bundle, peers, backends, args, folder):
     result = {"model": bundle.manifest["name"], "precision": bundle.manifest["precision"], "input": [size["width"], size["height"]],
               "threads": args.threads, "fps": args.fps, "rounds": args.rounds, "steps": args.steps,
               "environment": environment(["numpy", *(PEERS[p].package for p in peers)]),
-              "ours": rows[OURS], "backends": [rows[f"{OURS}:{b}"] for b in backends], "peers": [rows[p] for p in peers]}
+              "ours": rows[OURS], "engines": [rows[f"{OURS}:{name}"] for name in ours], "peers": [rows[p] for p in peers]}
     if not args.no_kernels:
         result["peak_gflops"] = peak = measured_peak()
         result["kernels"] = _kernels(bundle, args.threads, frames, peak)
@@ -212,7 +212,7 @@ def _print(result):
           + (f", paced at {result['fps']:g} fps" if result["fps"] else ""))
     print(f"{env['cpu']} ({' '.join(env['features'])}), {env['cores']} cores, governor {env['governor']}, load {env['load']}")
     print(f"\n{'engine':22} {'p50 ms':>8} {'p90':>8} {'p99':>8} {'best':>8} {'ours/its':>9} {'first ms':>9} {'MiB':>6}  max diff")
-    for row in [result["ours"], *result["backends"], *result["peers"]]:
+    for row in [result["ours"], *result["engines"], *result["peers"]]:
         cold = [f"{row[k]:.0f}" if row[k] is not None else "-" for k in ("first_result_ms", "peak_memory_mib")]
         print(f"{row['name'] + ' ' + (row.get('version') or ''):22} {row['p50_ms']:8.3f} {row['p90_ms']:8.3f} {row['p99_ms']:8.3f} "
               f"{row['best_ms']:8.3f} {row['ratio']:9.3f} {cold[0]:>9} {cold[1]:>6}  {row['max_abs_diff']:.1e}")

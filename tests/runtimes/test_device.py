@@ -75,7 +75,7 @@ def test_a_library_for_another_machine_is_named(run, board, toys):
     data[18:20], data[4] = b"\x28\x00", 1
     (board / "libtsm_model.so").write_bytes(data)
     toys.seal(board)
-    for arguments in (("verify",), ("verify", "--backend", "native"), ("bench",)):
+    for arguments in (("verify",), ("verify", "--engine", "native"), ("bench",)):
         code, _, err = run(*arguments)
         assert code == 2 and "arm, 32 bits" in err and "tsm-export --target host" in err, err
 
@@ -90,8 +90,8 @@ def test_bench_times_steps(run):
 
 @pytest.mark.parametrize("arguments, words", [
     (("bench", "--steps", 0), "--steps"), (("bench", "--threads", 65), "threads"), (("bench", "--threads", -1), "threads"),
-    (("verfy",), "did you mean 'verify'"), (("verify", "--backend", "nativ"), "did you mean 'native'"),
-    (("verify", "--backend", "tvm"), "pip install"), (("verify", "--backend", "torch"), "cannot run a bundle"),
+    (("verfy",), "did you mean 'verify'"), (("verify", "--engine", "nativ"), "did you mean 'native'"),
+    (("verify", "--engine", "tvm"), "pip install"), (("verify", "--engine", "torch"), "cannot run a bundle"),
     (("bench", "net.pth"), "no torch")])
 def test_what_cannot_be_is_refused_in_words(run, arguments, words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
