@@ -24,8 +24,8 @@ class Window:
         if toolkit and toolkit.group(1) == "NONE":
             raise InputError("this OpenCV cannot open a window", found=f"OpenCV {cv2.__version__} built without windows (headless)",
                              expected="an OpenCV with GTK, Qt or Cocoa",
-                             do="add --headless (and --output out.mp4 to look at it later), or pip install opencv-python "
-                                "in place of opencv-python-headless")
+                             do="add --headless (and --output out.mp4 to look at it later), or pip install 'tsm-edge[window]': "
+                                "opencv-python takes the place of opencv-python-headless")
         if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise InputError("there is no display", found="neither DISPLAY nor WAYLAND_DISPLAY is set",
                              expected="a desktop session", do="add --headless (and --output out.mp4 to look at it later), or "

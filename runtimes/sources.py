@@ -37,6 +37,10 @@ def import_cv2():
     try:
         import cv2
     except ImportError as error:
+        if not isinstance(error, ModuleNotFoundError):  # libGL.so.1 for example: OpenCV with windows on a machine without a desktop
+            raise MissingComponentError("OpenCV cannot be loaded", found=str(error), expected="the libraries that its windows need",
+                                        do="apt install libgl1 libglib2.0-0; or, without windows, pip install --force-reinstall "
+                                           "opencv-python-headless") from error
         raise MissingComponentError("OpenCV is not installed", found=str(error), expected="the package opencv",
                                     do="pip install 'tsm-edge[demo]' (on a board: apt install python3-opencv)") from error
     return cv2

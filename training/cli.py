@@ -4,28 +4,39 @@ import os
 
 from tsm_edge.cli import run
 from tsm_edge.errors import MissingComponentError
+from tsm_edge.runtimes.sources import import_cv2
 
 _PACKAGES = {"cv2": "opencv-python-headless", "torch": "torch", "rich": "rich", "tensorboard": "tensorboard",
              "matplotlib": "matplotlib"}
 
 
+def _missing(error, command):
+    """What is not installed or cannot be loaded, as an error in words; None where it is another matter."""
+    if not isinstance(error, ModuleNotFoundError):
+        try:
+            import_cv2()
+        except MissingComponentError as problem:
+            return problem
+        return None
+    missing = _PACKAGES.get((error.name or "").split(".")[0])
+    extra = "demo" if command == "tsm-gestures" else "train"
+    return missing and MissingComponentError(f"{command} needs {missing}", found="not installed", expected=missing,
+                                             do=f"pip install 'tsm-edge[{extra}]'")
+
+
 def _start(module, command, argv):
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # torch's threads wait without spinning: other programs want the cores too
     try:
-        part = importlib.import_module(f".{module}", __package__)
-    except ModuleNotFoundError as error:
-        missing = _PACKAGES.get((error.name or "").split(".")[0])
-        if missing is None:
+        return importlib.import_module(f".{module}", __package__).main(argv)
+    except ImportError as error:  # of the room, or later of what its work needs
+        problem = _missing(error, command)
+        if problem is None:
             raise
-        extra = "demo" if command == "tsm-gestures" else "train"
-        problem = MissingComponentError(f"{command} needs {missing}", found="not installed", expected=missing,
-                                        do=f"pip install 'tsm-edge[{extra}]'")
 
-        def refuse(argv):
-            raise problem
+    def refuse(argv):
+        raise problem
 
-        return run(refuse, argv)
-    return part.main(argv)
+    return run(refuse, argv)
 
 
 def train_main(argv=None):

@@ -5,11 +5,12 @@ import io
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Sequence
 
 from .errors import InputError, TsmEdgeError
 
 
-def choose(name, options, what):
+def choose(name: object, options: "Iterable[str]", what: str) -> str:
     """Return `name` if it is one of `options`; else refuse it, naming the nearest option.
 
     Raises
@@ -45,7 +46,7 @@ def _any_letter():
         sys.stdout = io.TextIOWrapper(out.buffer, out.encoding, "backslashreplace", line_buffering=out.line_buffering)
 
 
-def run(main, argv=None):
+def run(main: "Callable[[list[str]], int | None]", argv: "list[str] | None" = None) -> None:
     """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
     _any_letter()
     try:
@@ -62,7 +63,21 @@ def run(main, argv=None):
     sys.exit(code)
 
 
-def columns(table):
+def check_ranges(options: object, ranges: dict) -> None:
+    """Refuse numbers out of {option's name: (least, most)}; most None is no end. None is an option left out, NaN in no range.
+
+    Raises
+    ------
+    InputError
+    """
+    for name, (least, most) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not (least <= value and (most is None or value <= most)):
+            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(value),
+                             expected=f"{least} or more" if most is None else f"{least} to {most}", do="pick another")
+
+
+def columns(table: "Sequence[Sequence[str]]") -> "list[str]":
     """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
     widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
     return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]

@@ -186,7 +186,7 @@ def export_with(*argv):
 
 def train_with(*argv):
     pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
-    from tsm_edge.training.train import fill_in, parser
+    from tsm_edge.training.options import fill_in, parser
 
     return fill_in(parser().parse_args(["--data", "clips", *argv]))
 

@@ -136,6 +136,13 @@ def test_missing_opencv_is_named_with_its_extra(monkeypatch):
     refused("0", "tsm-edge[demo]", kind=MissingComponentError)
 
 
+def test_an_opencv_that_wants_a_desktop_is_said_with_both_ways_out(monkeypatch, tmp_path):
+    (tmp_path / "cv2.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "cv2", raising=False)
+    refused("0", "OpenCV cannot be loaded", "libGL.so.1", "libgl1", "opencv-python-headless", kind=MissingComponentError)
+
+
 def test_a_camera_gives_frames_by_the_clock(monkeypatch):
     class Camera:
         def __init__(self, *_):

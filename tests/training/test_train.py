@@ -21,7 +21,9 @@ from tsm_edge.training.data.listing import Item, find_items  # noqa: E402
 from tsm_edge.training.data.sampling import Sampler  # noqa: E402
 from tsm_edge.training.loop import evaluate_clips  # noqa: E402
 from tsm_edge.training.networks import open_network  # noqa: E402
-from tsm_edge.training.train import _Curves, _main, check_ranges, events_of, fill_in, fill_in_steps, parser  # noqa: E402
+from tsm_edge.training.options import check, fill_in, fill_in_steps, parser  # noqa: E402
+from tsm_edge.training.progress import Curves  # noqa: E402
+from tsm_edge.training.train import _main, events_of  # noqa: E402
 
 
 def options(tiny, clips, folder, *more):
@@ -177,13 +179,13 @@ def test_wrong_input_is_refused_with_what_to_do(tiny, clips, tmp_path, monkeypat
 def test_numbers_that_no_run_can_use_are_refused(option, wrong):
     for value in wrong.split():
         with pytest.raises(InputError, match=f"{option} cannot be used") as error:
-            check_ranges(parser().parse_args(["--data", "clips", f"{option}={value}"]))
+            check(parser().parse_args(["--data", "clips", f"{option}={value}"]))
         assert " to " in error.value.expected
 
 
 def test_numbers_that_runs_use_are_taken():
-    check_ranges(parser().parse_args(["--data", "clips"]))
-    check_ranges(parser().parse_args("--data clips --batch 12288 --lr 0.02 --lr-batch 128 --label-smoothing 0 --ema 0.999".split()))
+    check(parser().parse_args(["--data", "clips"]))
+    check(parser().parse_args("--data clips --batch 12288 --lr 0.02 --lr-batch 128 --label-smoothing 0 --ema 0.999".split()))
 
 
 def test_one_class_alone_is_refused(tiny, tmp_path):
@@ -226,7 +228,7 @@ def test_the_width_of_init_is_not_that_of_another_network(checkpoint):
 
 def test_curves_that_cannot_be_written_do_not_end_a_run(tmp_path, capsys):
     (tmp_path / "tensorboard").write_text("a file where the folder should be")
-    curves = _Curves(tmp_path, 1)
+    curves = Curves(tmp_path, 1)
     curves.add_scalar("loss", 1.0, 1)
     curves.close()
     assert capsys.readouterr().err.count("no more TensorBoard curves") == 1

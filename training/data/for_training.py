@@ -4,7 +4,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from pathlib import Path
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,44 +30,78 @@ class Changed:
         return self.data.report() if hasattr(self.data, "report") else ""
 
 
-def open_data(args, chief=True):
-    """What tsm-train's options name.
+@dataclass(frozen=True)
+class ClipOptions:
+    """Which clips a network is trained with, and what is taken of them.
+
+    data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
+    frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
+    seconds, gesture_set, clips_per_class, clip_size, variety : of rendered gestures. mirror, mirror_pairs : see augment.Mirror.
+    """
+
+    data: str
+    val_data: str | None = None
+    root: str | None = None
+    classes: str | None = None
+    frames: int = 8
+    sampling: str = "uniform"
+    sampling_stride: int = 8
+    fps: float = 0.0
+    input_size: tuple[int, int] = (224, 224)
+    seconds: float = 3.0
+    gesture_set: str = "core"
+    clips_per_class: int = 250
+    clip_size: int | None = None
+    variety: float = 1.0
+    mirror: bool = False
+    mirror_pairs: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Clips(NamedTuple):
+    """What a training is fed with: data and val (or None) are data sets of (clip uint8 [T, h, w, 3], label)."""
+
+    data: object
+    val: object
+    classes: list
+    transform: object  # callable (clip, label, rng, hands) -> (clip, label), for training
+    fps: float  # that a clip's frames amount to: what a camera should give the model
+
+
+def open_data(options, rendered, chief=True):
+    """The clips that the options name.
 
     Parameters
     ----------
-    args : namespace
-        data, val_data, root, classes, sampling, sampling_stride, frames, fps, seconds, input_size (width, height),
-        gesture_set, clips_per_class, clip_size, variety, mirror, mirror_pairs, output, seed.
+    options : ClipOptions
+    rendered : Path
+        Folder in which rendered clips are kept.
     chief : bool
         Renders what is missing; the other processes wait.
 
     Returns
     -------
-    data, val : training set and validation set (or None) of (clip uint8 [T, h, w, 3], label)
-    classes : list of str
-    transform : callable (clip, label, rng) -> (clip, label), for training
-    fps : float
-        Frame rate that a clip's frames amount to: what a camera should give the model.
+    Clips
     """
     from .augment import CentreCrop, ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map
 
-    if args.data == "gestures" and args.val_data or args.val_data == "gestures":
-        raise InputError("rendered gestures bring their own validation clips", found=f"--data {args.data} --val-data {args.val_data}",
+    if options.data == "gestures" and options.val_data or options.val_data == "gestures":
+        raise InputError("rendered gestures bring their own validation clips", found=f"--data {options.data} --val-data {options.val_data}",
                          expected="--val-data beside clips of your own", do="leave --val-data out; measure other clips with tsm-eval")
-    if args.data == "gestures":
-        data, val = _gestures(args, chief)
-        classes, fps = list(data.classes), args.frames / args.seconds
+    if options.data == "gestures":
+        data, val = _gestures(options, rendered, chief)
+        classes, fps = list(data.classes), options.frames / options.seconds
     else:
-        data, val, classes, fps = _clips(args)
-    steps = [MultiScaleCrop(args.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
-    if args.mirror:
-        pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in args.mirror_pairs]
+        data, val, classes, fps = _clips(options)
+    steps = [MultiScaleCrop(options.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
+    if options.mirror:
+        pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in options.mirror_pairs]
         steps.append(Mirror(mirror_map(classes, pairs)))
     steps.append(ColourJitter())
-    return data, val and Changed(val, CentreCrop(args.input_size)), classes, Compose(*steps), args.fps or fps
+    return Clips(data, val and Changed(val, CentreCrop(options.input_size)), classes, Compose(*steps), options.fps or fps)
 
 
-def _gestures(args, chief):
+def _gestures(options, rendered, chief):
     import torch.distributed as dist
 
     from tsm_edge.training.gestures.cache import CachedClips, prerender
@@ -74,21 +109,20 @@ def _gestures(args, chief):
 
     from .listing import read_classes
 
-    names, kind = CLASSES if args.gesture_set == "all" else CORE_CLASSES, args.gesture_set
-    if args.classes:
-        names = read_classes(args.classes)
+    names, kind = CLASSES if options.gesture_set == "all" else CORE_CLASSES, options.gesture_set
+    if options.classes:
+        names = read_classes(options.classes)
         kind = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
-    size = (args.clip_size,) * 2 if args.clip_size else tuple(round(side * 256 / 224) for side in args.input_size)
-    root = Path(args.output).parent / "gesture-clips"
+    size = (options.clip_size,) * 2 if options.clip_size else tuple(round(side * 256 / 224) for side in options.input_size)
     made = []
-    for split, count in (("train", args.clips_per_class), ("val", max(8, args.clips_per_class // 16))):
+    for split, count in (("train", options.clips_per_class), ("val", max(8, options.clips_per_class // 16))):
         side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
-        hard = "" if args.variety == 1 else f"-variety-{_exact(args.variety)}"
-        path = root / f"{split}-{kind}-{count}x{args.frames}-{side}-{_exact(args.seconds)}s{hard}"
+        hard = "" if options.variety == 1 else f"-variety-{_exact(options.variety)}"
+        path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None
-            prerender(path, split, count, names, args.frames, size, args.seconds, progress=show, variety=args.variety)
+            prerender(path, split, count, names, options.frames, size, options.seconds, progress=show, variety=options.variety)
         made.append(path)
     if dist.is_initialized():
         dist.barrier()
@@ -107,20 +141,20 @@ def _rendering(split):
     return show
 
 
-def _clips(args):
+def _clips(options):
     from .datasets import ClipDataset
     from .listing import find_items, labelled
     from .sampling import Sampler
 
-    items, classes = find_items(args.data, args.root, args.classes)
-    sampler = Sampler(args.sampling, args.frames, args.sampling_stride, args.fps or 12.0)
-    labelled(items, args.data)
-    if args.val_data:
-        val_items, _ = find_items(args.val_data, args.root, classes)
-        labelled(val_items, args.val_data)
+    items, classes = find_items(options.data, options.root, options.classes)
+    sampler = Sampler(options.sampling, options.frames, options.sampling_stride, options.fps or 12.0)
+    labelled(items, options.data)
+    if options.val_data:
+        val_items, _ = find_items(options.val_data, options.root, classes)
+        labelled(val_items, options.val_data)
     else:
         items, val_items = hold_out(items)
-    data = ClipDataset(items, sampler, train=True, seed=args.seed)
+    data = ClipDataset(items, sampler, train=True, seed=options.seed)
     val = ClipDataset(val_items, sampler, train=False, unreadable="none") if val_items else None
     if val and all(val[i] is None for i in range(len(val))):  # ends at the first that can be read
         raise InputError("not one validation clip can be read", found=val.report(), expected="readable clips",
@@ -139,19 +173,20 @@ def hold_out(items):
     return rest, held
 
 
-def fingerprints(args, data, val):
+def fingerprints(options, clips):
     """What tells these clips from others: {"data": text, "val_data": text or None}, whatever their folder is called.
 
     The text has the number of clips and a digest of their paths within the data set, labels and files' sizes.
     """
     def text(source, items):
-        base = source if os.path.isdir(source) else args.root or os.path.dirname(source)
+        base = source if os.path.isdir(source) else options.root or os.path.dirname(source)
         lines = [f"{os.path.relpath(item.path, base or '.')}\t{item.label}\t{_size(item.path)}\n" for item in items]
         return f"{len(items)} clips {hashlib.sha256(os.fsencode(''.join(lines))).hexdigest()[:12]}"
 
-    if args.data == "gestures":  # follow from the other options
+    if options.data == "gestures":  # follow from the other options
         return {"data": "gestures", "val_data": None}
-    return {"data": text(args.data, data.items), "val_data": text(args.val_data or args.data, val.data.items) if val else None}
+    return {"data": text(options.data, clips.data.items),
+            "val_data": text(options.val_data or options.data, clips.val.data.items) if clips.val else None}
 
 
 def _size(path):

@@ -58,21 +58,23 @@ def test_a_kernel_that_is_tested_is_the_one_that_is_exported(strips, tmp_path, b
 @pytest.mark.slow
 @pytest.mark.parametrize("board", ["jetson-nano", "raspberry-pi-5"])
 def test_all_kernels_of_an_exported_library_are_those_that_tests_run(tmp_path, board):
-    from tsm_edge.export.bundle.describe import describe
+    import step_runs as runs
+
     from tsm_edge.export.graph.to_ops import import_onnx
     from tsm_edge.export.graph.write import export_onnx
+    from tsm_edge.export.kernels.calls import choose_kernels
     from tsm_edge.export.library.build import build_library
     from tsm_edge.export.networks import with_random_weights
     from tsm_edge.step import StepNetwork
 
-    target, net = get_target(board), with_random_weights()
-    step = StepNetwork(net.eval(), input_size=(224, 224)).eval()
-    manifest = describe(net, step, target, 27, name=None, classes=None, input_size=(224, 224), precision="fp32")
-    export_onnx(step, tmp_path / "model.onnx", manifest)
-    library = build_library(import_onnx(tmp_path / "model.onnx"), manifest, target, tmp_path / "library")
+    target, path = get_target(board), tmp_path / "model.onnx"
+    export_onnx(StepNetwork(with_random_weights().eval(), input_size=(224, 224)).eval(), path, {"schema": 1})
+    program = import_onnx(path)
+    chosen = choose_kernels(program, target)
+    library = build_library(chosen, runs.manifest_for(program), target, tmp_path / "library")
     exported = [path.read_bytes() for path in sorted(library.path.parent.glob("kernel.*.o"))]
     (tmp_path / "tested").mkdir()
-    assert len(exported) == 15 and driver_objects([kernel for _, kernel in library.kernel_calls], target, tmp_path / "tested") == exported
+    assert len(exported) == 15 and driver_objects([kernel for _, kernel in chosen.calls], target, tmp_path / "tested") == exported
 
 
 def test_one_file_tells_tvm_how_to_compile():

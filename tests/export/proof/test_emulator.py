@@ -42,7 +42,7 @@ int main(int argc, char **argv) {
   if (is(argv, "read")) return look((char *)8);
   if (is(argv, "write")) poke((char *)8);
   if (is(argv, "write a constant")) poke((char *)"constant");
-  if (is(argv, "write past the end")) poke(pages(1) + 4096);
+  if (is(argv, "write past the end")) { p = pages(1); pages(1); poke(p + 4096); }
   if (is(argv, "write what was freed")) { p = pages(1); poke(p); munmap(p, 4096); poke(p); }
   if (is(argv, "write what is guarded")) { p = pages(2); mprotect(p, 4096, PROT_NONE); poke(p + 4096); poke(p); }
   if (is(argv, "recurse")) deep((char *)argv);
