@@ -1,12 +1,20 @@
 """The network that tsm-export's options describe."""
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from tsm_edge.errors import InputError
 from tsm_edge.export.proof.traces import one_thread
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, width=None, input_size=None, past=None,
-                        fold_div=None, seed=0):
+
+def with_random_weights(arch: str = "mobilenet_v2", num_classes: int | None = None, *, classes: Sequence[str] | None = None,
+                        width: float | None = None, input_size: tuple[int, int] | None = None, past: tuple[int, int] | None = None,
+                        fold_div: int | None = None, seed: int = 0) -> nn.Module:
     """An untrained network whose outputs nevertheless move with its input, so that it can be verified and timed.
 
     Parameters
@@ -35,8 +43,9 @@ def with_random_weights(arch="mobilenet_v2", num_classes=None, *, classes=None, 
     return net.eval()
 
 
-def from_checkpoint(path, *, arch=None, num_classes=None, classes=None, width=None, input_size=None, past=None,
-                    fold_div=None):
+def from_checkpoint(path: str | os.PathLike[str], *, arch: str | None = None, num_classes: int | None = None,
+                    classes: Sequence[str] | None = None, width: float | None = None, input_size: tuple[int, int] | None = None,
+                    past: tuple[int, int] | None = None, fold_div: int | None = None) -> nn.Module:
     """The network of a checkpoint; what is given besides must agree with what the file holds.
 
     Parameters

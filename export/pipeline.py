@@ -8,6 +8,7 @@ import tempfile
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from tsm_edge.export.bundle.write import fill_folder
 from tsm_edge.export.proof import tolerances, traces
 from tsm_edge.export.targets.boards import TARGETS, get_target
 from tsm_edge.export.targets.target import Target
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -221,8 +225,11 @@ def with_threads(target, threads):
     return replace(target, threads=int(threads))
 
 
-def export_bundle(net, target="host", output=None, *, precision="fp32", threads=None, cc=None, frames=None, seed=0, progress=None,
-                  tuning=None, runtime="native", tvm_runtime=None, keep=None, **description):
+def export_bundle(net: nn.Module, target: str | Target = "host", output: str | os.PathLike[str] | None = None, *, precision: str = "fp32",
+                  threads: int | None = None, cc: str | None = None, frames: np.ndarray | None = None, seed: int = 0,
+                  progress: Progress | None = None, tuning: Any = None, runtime: str = "native",
+                  tvm_runtime: str | os.PathLike[str] | None = None, keep: str | os.PathLike[str] | None = None,
+                  **description: Any) -> Bundle:
     """Compile a network with shifts for a device, prove the result, and write the bundle.
 
     Parameters

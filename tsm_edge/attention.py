@@ -6,13 +6,17 @@ M_c(x, y) = sum_k w_ck f_k(x, y) over the last feature map f; its mean over x, y
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from .errors import InputError
 
 
-def split_network(net):
+def split_network(net: Any) -> tuple[Callable[[torch.Tensor], torch.Tensor], nn.Linear]:
     """(features function, classifier) of one of our backbones.
 
     Raises
@@ -27,7 +31,7 @@ def split_network(net):
     return net.forward_features, head
 
 
-def class_maps(features, head):
+def class_maps(features: torch.Tensor, head: nn.Linear) -> torch.Tensor:
     """Evidence of a feature map for every class at every place.
 
     Parameters
@@ -43,7 +47,7 @@ def class_maps(features, head):
     return torch.einsum("kc,nchw->nkhw", head.weight, features)
 
 
-def attention_maps(net, x):
+def attention_maps(net: nn.Module, x: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Evidence for every class at every place, with the logits that it averages to.
 
     Parameters

@@ -22,7 +22,7 @@ NAMES = ("mobilenet_v2", *RESNETS)
 # --- MobileNetV2 -----------------------------------------------------------------------------------------------------
 
 
-def mobilenet_channels(width=1.0, rounding="reference"):
+def mobilenet_channels(width: float = 1.0, rounding: str = "reference") -> tuple[int, tuple[int, ...], int]:
     """Channels of a MobileNetV2: (stem, (seven stages), head).
 
     rounding : "reference" rounds up to multiples of 8 and leaves the stem and the first stage as they are;
@@ -203,7 +203,7 @@ def _initialise(net):
             nn.init.zeros_(module.bias)
 
 
-def build(name, num_classes, *, width=1.0, rounding="reference", dropout=0.0):
+def build(name: str, num_classes: int, *, width: float = 1.0, rounding: str = "reference", dropout: float = 0.0) -> Backbone:
     """A backbone without shifts and without weights of its own."""
     choose(name, NAMES, "network")
     num_classes, width = check("num_classes", num_classes), check("width", width)

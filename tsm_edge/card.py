@@ -8,7 +8,8 @@ values instead, `net.tsm_info`. Needs nothing but Python, 3.6 or later.
 import operator
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .errors import InputError
 from .jester import CLASSES
@@ -24,12 +25,12 @@ JESTER_DEMO = {"window": 12, "hold": 2, "on": 0.0, "off": 0.0, "merge": {"0": 2}
 BACKGROUND = ("no gesture", "doing other things", "background", "nothing")
 
 
-def background_of(classes):
+def background_of(classes: "Sequence[str]") -> "list[int]":
     """Numbers of the classes that say that nothing happens, however they are written: "No gesture", "no_gesture", "Nothing"."""
     return [i for i, name in enumerate(classes) if " ".join(re.sub("[-_]", " ", name.casefold()).split()) in BACKGROUND]
 
 
-def event_rule(classes, trained):
+def event_rule(classes: "Sequence[str]", trained: bool) -> dict:
     """How scores become events where nobody says otherwise: the manifest's "events".
 
     The published classes, with trained weights, take the smoothing of their online demo; others the same without masked and
@@ -40,7 +41,7 @@ def event_rule(classes, trained):
     return dict(JESTER_DEMO, on=0.3, off=0.2, merge={}, ignore=[], background=background_of(classes))
 
 
-def check_classes(classes, outputs=None):
+def check_classes(classes: object, outputs: "int | None" = None) -> "list[str]":
     """Class names as a list of str; `outputs`: those of a network with so many.
 
     Raises
@@ -135,7 +136,7 @@ FIELDS = {  # name: (usual value, how a value is read, which values there are, a
 }
 
 
-def check(name, value):
+def check(name: str, value: Any) -> Any:
     """A value as FIELDS reads it.
 
     Raises
@@ -150,7 +151,7 @@ def check(name, value):
                          expected=words, do=f"for example {example}") from None
 
 
-def parse_size(text):
+def parse_size(text: str) -> "tuple[int, int]":
     """An input size as it is typed, "224" or "256x192", -> (width, height).
 
     Raises
@@ -187,21 +188,21 @@ class Card(Mapping):
             self.said["classes"] = check_classes(info["classes"], self.num_classes)
 
     @classmethod
-    def of(cls, net):
+    def of(cls, net: Any) -> "Card":
         """A network's card: `net.card`, else what `net.tsm_info` says, else what its class is called and nothing more."""
         if isinstance(getattr(net, "card", None), cls):
             return net.card
         card = cls(getattr(net, "tsm_info", None) or {})
         return card if "name" in card.said else card.but(name=type(net).__name__)
 
-    def but(self, **given):
+    def but(self, **given: Any) -> "Card":
         """Who is heard: what is given here, else what this card says, else the usual value."""
         unknown = sorted(set(given) - set(FIELDS))
         if unknown:
             raise TypeError("a card has no " + ", ".join(unknown))
         return Card({**self.said, **{name: value for name, value in given.items() if value is not None}})
 
-    def manifest(self, outputs=None):
+    def manifest(self, outputs: "int | None" = None) -> dict:
         """The blocks name, trained, classes, input, stream, events and network of manifest.json, as a dict.
 
         outputs : number of logits; num_classes when None.
@@ -248,7 +249,7 @@ class Card(Mapping):
         return f"Card({self.said!r})"
 
 
-def amend(net, **changes):
+def amend(net: Any, **changes: Any) -> None:
     """Change what a network says of itself: its card, or, of a network of one's own that has none, `tsm_info`."""
     if isinstance(getattr(net, "card", None), Card):
         net.card = net.card.but(**changes)

@@ -9,9 +9,11 @@ import os
 import re
 import zipfile
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from .backbones import NAMES
 from .card import FIELDS, Card, amend, check
@@ -49,7 +51,7 @@ class Checkpoint:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read and recognise a checkpoint file.
 
     Parameters
@@ -309,7 +311,7 @@ def copy_weights(net, loaded, path, head=True):
     net.load_state_dict(weights, strict=False)
 
 
-def load_into(net, path, *, head=True):
+def load_into(net: nn.Module, path: str | os.PathLike[str], *, head: bool = True) -> Checkpoint:
     """Load a checkpoint's weights into an existing network, strictly.
 
     Parameters
@@ -343,7 +345,7 @@ def load_into(net, path, *, head=True):
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(path, net, **meta):
+def save_checkpoint(path: str | os.PathLike[str], net: nn.Module, **meta: Any) -> None:
     """Write a network's weights and its description; the file appears whole or not at all.
 
     Parameters

@@ -3,13 +3,15 @@ import difflib
 import errno
 import io
 import os
+import re
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .errors import InputError, TsmEdgeError
 
 
-def choose(name, options, what):
+def choose(name: object, options: "Iterable[str]", what: str) -> str:
     """Return `name` if it is one of `options`; else refuse it, naming the nearest option.
 
     Raises
@@ -45,7 +47,7 @@ def _any_letter():
         sys.stdout = io.TextIOWrapper(out.buffer, out.encoding, "backslashreplace", line_buffering=out.line_buffering)
 
 
-def run(main, argv=None):
+def run(main: "Callable[[list[str]], int | None]", argv: "list[str] | None" = None) -> None:
     """Run `main(argv) -> int | None` and exit the process: 0 fine, 1 a check failed, 2 wrong usage or input."""
     _any_letter()
     try:
@@ -62,7 +64,7 @@ def run(main, argv=None):
     sys.exit(code)
 
 
-def check_ranges(options, ranges):
+def check_ranges(options: object, ranges: dict) -> None:
     """Refuse numbers out of {option's name: (least, most)}; most None is no end. None is an option left out, NaN in no range.
 
     Raises
@@ -70,13 +72,27 @@ def check_ranges(options, ranges):
     InputError
     """
     for name, (least, most) in ranges.items():
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None and not (least <= value and (most is None or value <= most)):
             raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(value),
                              expected=f"{least} or more" if most is None else f"{least} to {most}", do="pick another")
 
 
-def columns(table):
-    """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
+def echo(options: "Mapping[str, object]") -> None:
+    """The options that take effect, {name: value}, as a line on stderr."""
+    print("options: " + ", ".join(f"{name}={value}" for name, value in options.items()), file=sys.stderr)
+
+
+def verdict(text: str, as_json: bool) -> None:
+    """The last line of a command: on stdout, but where that is for machines."""
+    print(text, file=sys.stderr if as_json else sys.stdout)
+
+
+def columns(table: "Sequence[Sequence[str]]") -> "list[str]":
+    """Lines of a table (rows of texts, the first of them its head), indented by two; columns of numbers stand to the right."""
+    aligned = []
+    for column in zip(*table):
+        width = max(len(cell) for cell in column)
+        number = all(re.match(r"[-+]?[\d.,]*(e[-+]?\d+)?( ?%)?$", cell) for cell in column[1:])
+        aligned.append([cell.rjust(width) if number else cell.ljust(width) for cell in column])
+    return ["  " + "  ".join(line).rstrip() for line in zip(*aligned)]

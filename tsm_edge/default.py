@@ -8,18 +8,18 @@ HERE = Path(os.path.abspath(__file__)).parent
 DEFAULT_CHECKPOINT = HERE / "weights" / "gestures.pth"
 
 
-def own_bundle():
+def own_bundle() -> "Path | None":
     """Folder of the bundle that this package lies in, zipped into BUNDLE/device/; None where it lies anywhere else."""
     archive, bundle = HERE.parent, HERE.parent.parent.parent
     return bundle if archive.is_file() and (bundle / "manifest.json").is_file() else None
 
 
-def find_default():
+def find_default() -> "Path | None":
     """Path of the model that comes with the package, or None where this copy has none."""
     return DEFAULT_CHECKPOINT if DEFAULT_CHECKPOINT.is_file() else None
 
 
-def default_checkpoint():
+def default_checkpoint() -> Path:
     """Path of the model that comes with the package.
 
     Raises
@@ -35,7 +35,7 @@ def default_checkpoint():
     return path
 
 
-def default_model():
+def default_model() -> Path:
     """Path of what runs where no model is named.
 
     Raises

@@ -15,7 +15,7 @@ class TsmEdgeError(Exception):
 
     exit_code = 2
 
-    def __init__(self, problem, *, found, expected, do):
+    def __init__(self, problem: str, *, found: object, expected: object, do: object) -> None:
         self.problem, self.found, self.expected, self.do = problem, str(found), str(expected), str(do)
         super().__init__(f"{problem}\n  found:    {self.found}\n  expected: {self.expected}\n  do:       {self.do}")
 

@@ -19,7 +19,7 @@ REQUIRED = ("schema", "name", "trained", "classes", "input", "stream", "events",
 _AGAIN = "export the network again, with this release"
 
 
-def validate(manifest, where="manifest.json", embedded=False):
+def validate(manifest: dict, where: str = "manifest.json", embedded: bool = False) -> dict:
     """Check a manifest against the schema.
 
     Parameters
@@ -160,7 +160,7 @@ def _caches(check, caches):
         check(_whole(channels, cut[1], 65536), f"{name}: channels", channels, f"at least {cut[1]}")
 
 
-def plain_path(path):
+def plain_path(path: object) -> bool:
     """Is this a plain relative path: no "..", not absolute, no drive, no backslash, no control characters?"""
     return (isinstance(path, str) and 0 < len(path) <= 240 and not re.search(r"[\x00-\x1f\x7f\\:]", path)
             and all(part not in ("", ".", "..") for part in path.split("/")))
@@ -209,11 +209,11 @@ class Manifest:
     >>> Manifest.load("dist/nano/manifest.json").classes
     """
 
-    def __init__(self, data, embedded=False, where="manifest.json"):
+    def __init__(self, data: dict, embedded: bool = False, where: str = "manifest.json") -> None:
         self.data = validate(data, where, embedded)
 
     @classmethod
-    def from_json(cls, text, where="manifest.json", embedded=False):
+    def from_json(cls, text: "str | bytes", where: str = "manifest.json", embedded: bool = False) -> "Manifest":
         """From JSON text (str or UTF-8 bytes).
 
         Raises
@@ -227,7 +227,7 @@ class Manifest:
         return cls(data, embedded, where)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: "str | os.PathLike[str]") -> "Manifest":
         """From a file."""
         try:
             with open(path, "rb") as file:
@@ -236,19 +236,19 @@ class Manifest:
             raise BundleError(f"{path} cannot be read", found=error.strerror or str(error), expected="a bundle's manifest.json",
                               do="check the path") from error
 
-    def to_json(self):
+    def to_json(self) -> str:
         """JSON text; the same manifest gives the same text."""
         return json.dumps(self.data, indent=2, ensure_ascii=False) + "\n"
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.data["name"]
 
     @property
-    def trained(self):
+    def trained(self) -> bool:
         return self.data["trained"]
 
     @property
-    def classes(self):
+    def classes(self) -> "list[str]":
         """Class names, in the order of the logits."""
         return self.data["classes"]

@@ -4,16 +4,22 @@
 """
 from __future__ import annotations
 
-from .backbones import NAMES, build
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from .backbones import NAMES, Backbone, build
 from .card import Card
 from .checkpoints import Checkpoint, agree, copy_weights, load_checkpoint
 from .cli import choose
 from .errors import InputError
-from .shift import insert_shifts
+from .shift import Slice, insert_shifts
 
 
-def create_model(name, num_classes=None, *, width=None, input_size=None, shift="online", fold_div=None, past=None,
-                 future=None, n_segment=None, placement=None, checkpoint=None, classes=None, dropout=0.0):
+def create_model(name: str, num_classes: int | None = None, *, width: float | None = None, input_size: int | tuple[int, int] | None = None,
+                 shift: str | None = "online", fold_div: int | None = None, past: Slice = None, future: Slice = None,
+                 n_segment: int | None = None, placement: str | None = None, dropout: float = 0.0, classes: Sequence[str] | None = None,
+                 checkpoint: str | os.PathLike[str] | Checkpoint | None = None) -> Backbone:
     """Build a network with temporal shifts, with the weights of a checkpoint or freshly initialised ones.
 
     Parameters
@@ -34,10 +40,8 @@ def create_model(name, num_classes=None, *, width=None, input_size=None, shift="
         Frames of a clip, default 8; `tsm_edge.shift.set_segments` changes it later.
     placement : "residual" or "inplace"
     checkpoint : path, Checkpoint (of `load_checkpoint`) or None
-    classes : list of str or None
-        Class names, in the order of the outputs.
-    dropout : float
-        Before the classifier, while training.
+    classes : class names, in the order of the outputs
+    dropout : before the classifier, while training
 
     Returns
     -------
@@ -101,16 +105,16 @@ def _shift(net, card):
                   placement=card.placement)
 
 
-def mobilenet_v2(num_classes, width=1.0, **options):
+def mobilenet_v2(num_classes: int, width: float = 1.0, **options: Any) -> Backbone:
     """`create_model("mobilenet_v2", num_classes, width=width, ...)`."""
     return create_model("mobilenet_v2", num_classes, width=width, **options)
 
 
-def resnet18(num_classes, **options):
+def resnet18(num_classes: int, **options: Any) -> Backbone:
     """`create_model("resnet18", num_classes, ...)`."""
     return create_model("resnet18", num_classes, **options)
 
 
-def resnet50(num_classes, **options):
+def resnet50(num_classes: int, **options: Any) -> Backbone:
     """`create_model("resnet50", num_classes, ...)`."""
     return create_model("resnet50", num_classes, **options)

@@ -6,12 +6,12 @@ it just does, and cuts the centre; "squash" scales to width x height.
 """
 
 
-def shorter_side(width, height):
+def shorter_side(width: int, height: int) -> int:
     """Pixels that a frame's shorter side is scaled to before the crop, unless told otherwise: 256 for 224, and so on."""
     return round(min(width, height) * 256 / 224)
 
 
-def geometry(height, width, spec):
+def geometry(height: int, width: int, spec: dict) -> "tuple[int, int, int, int]":
     """Where the network's input lies in the scaled picture.
 
     Parameters
@@ -36,7 +36,7 @@ def geometry(height, width, spec):
     return scaled_h, scaled_w, (scaled_h - out_h) // 2, (scaled_w - out_w) // 2
 
 
-def seen(height, width, spec):
+def seen(height: int, width: int, spec: dict) -> "tuple[int, int, int, int]":
     """The part of a frame that the network sees.
 
     Parameters
@@ -54,4 +54,5 @@ def seen(height, width, spec):
     scaled_h, scaled_w, top, left = geometry(height, width, spec)
     y, x = height / scaled_h, width / scaled_w  # frame pixels for one of the scaled picture
     edges = top * y, (top + spec["height"]) * y, left * x, (left + spec["width"]) * x
-    return tuple(int(round(e)) for e in edges)
+    first, last, leftmost, rightmost = (int(round(e)) for e in edges)
+    return first, last, leftmost, rightmost

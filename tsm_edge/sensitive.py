@@ -18,7 +18,7 @@ from .shift import find_shifts, set_segments
 SPREAD = 1.5  # standard deviation of a logit over the frames
 
 
-def check_seed(seed):
+def check_seed(seed: int) -> None:
     """Refuse what is no seed of random numbers.
 
     Raises
@@ -29,7 +29,7 @@ def check_seed(seed):
         raise InputError("the seed cannot be used", found=repr(seed)[:80], expected="a whole number, 0 to 2**63", do="for example 0")
 
 
-def image_like_frames(count, size, seed=0, dtype="float32"):
+def image_like_frames(count: int, size: tuple[int, int], seed: int = 0, dtype: str = "float32") -> np.ndarray:
     """Frames with smooth, moving content: shaded gradients, soft discs and bars that cross the picture.
 
     Parameters
@@ -71,10 +71,10 @@ def image_like_frames(count, size, seed=0, dtype="float32"):
     np.clip(frames, 0, 1, out=frames)
     if np.dtype(dtype) == np.uint8:
         return np.ascontiguousarray(np.rint(frames * 255).astype(np.uint8).transpose(0, 2, 3, 1))
-    return (frames - np.float32(MEAN)[:, None, None]) / np.float32(STD)[:, None, None]
+    return (frames - np.asarray(MEAN, np.float32)[:, None, None]) / np.asarray(STD, np.float32)[:, None, None]
 
 
-def make_sensitive(net, seed, frames):
+def make_sensitive(net: nn.Module, seed: int, frames: torch.Tensor | np.ndarray) -> nn.Module:
     """Give a network random weights with which its logits move over `frames`, in place.
 
     Convolutions get fan-in weights, batch norms the statistics that the frames produce there, and the last linear layer is

@@ -6,14 +6,19 @@ have future=(0, 1) and past=(1, 2).
 """
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import Optional, TypeVar
+
+from torch import Tensor, nn
 
 from .errors import InputError
 
+Slice = Optional[tuple[int, int]]  # (start, stop) in folds
+Net = TypeVar("Net", bound=nn.Module)
 CHILD = "temporal_shift"  # name of the child module that insert_shifts adds
 
 
-def check_slice(bounds, fold_div, what):
+def check_slice(bounds: Slice, fold_div: int, what: str) -> Slice:
     """Return `bounds` as a tuple of two ints (start, stop) in folds, or None.
 
     Raises
@@ -36,7 +41,7 @@ def check_slice(bounds, fold_div, what):
     return start, stop
 
 
-def check_shift(fold_div, past, future):
+def check_shift(fold_div: int, past: Slice, future: Slice) -> tuple[int, Slice, Slice]:
     """Check fold_div and both slices together; returns (fold_div, past, future)."""
     if isinstance(fold_div, bool) or int(fold_div) != fold_div or fold_div < 1:
         raise InputError("fold_div of a temporal shift cannot be used", found=f"fold_div={fold_div!r}",
@@ -48,13 +53,13 @@ def check_shift(fold_div, past, future):
     return int(fold_div), past, future
 
 
-def channel_slice(bounds, channels, fold_div):
+def channel_slice(bounds: Slice, channels: int, fold_div: int) -> tuple[int, int]:
     """Channels (start, stop) of a slice given in folds; (0, 0) if `bounds` is None or a fold is less than a channel."""
     fold = channels // fold_div
     return (0, 0) if bounds is None or fold == 0 else (bounds[0] * fold, bounds[1] * fold)
 
 
-def temporal_shift(x, n_segment, *, fold_div=8, past=(0, 1), future=None):
+def temporal_shift(x: Tensor, n_segment: int, *, fold_div: int = 8, past: Slice = (0, 1), future: Slice = None) -> Tensor:
     """Take some channels of each frame from the frame before it, and some from the frame after it.
 
     Frames missing at the ends of a clip are zeros. The input is not changed. In a network that is to run frame by frame, use
@@ -112,16 +117,16 @@ class TemporalShift(nn.Module):
     fold_div, past, future : see `temporal_shift`.
     """
 
-    def __init__(self, n_segment=8, fold_div=8, past=(0, 1), future=None):
+    def __init__(self, n_segment: int = 8, fold_div: int = 8, past: Slice = (0, 1), future: Slice = None) -> None:
         super().__init__()
         self.fold_div, self.past, self.future = check_shift(fold_div, past, future)
         self.n_segment = n_segment
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """[N * T, C, H, W] -> the same shape."""
         return temporal_shift(x, self.n_segment, fold_div=self.fold_div, past=self.past, future=self.future)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         return f"n_segment={self.n_segment}, fold_div={self.fold_div}, past={self.past}, future={self.future}"
 
 
@@ -142,7 +147,8 @@ def _first_convolution(name, block):
                      do="let `where` return the module whose input is to be shifted")
 
 
-def insert_shifts(net, where, *, n_segment=8, fold_div=8, past=(0, 1), future=None, placement="residual"):
+def insert_shifts(net: nn.Module, where: Callable[[str, nn.Module], bool | nn.Module | list[nn.Module] | None], *, n_segment: int = 8,
+                  fold_div: int = 8, past: Slice = (0, 1), future: Slice = None, placement: str = "residual") -> list[str]:
     """Shift the inputs of some layers of a network along time, in place.
 
     Adds no parameters and renames nothing: state dicts of the network without shifts fit, and the other way round.
@@ -201,7 +207,7 @@ def insert_shifts(net, where, *, n_segment=8, fold_div=8, past=(0, 1), future=No
     return [names[key] for key in chosen]
 
 
-def find_shifts(net):
+def find_shifts(net: nn.Module) -> list[tuple[str, TemporalShift]]:
     """All shifts of a network: list of (layer, TemporalShift).
 
     `layer` is the name of the layer whose input is shifted; for a shift that is a layer of its own, its own name.
@@ -214,7 +220,7 @@ def find_shifts(net):
     return [(layer or "input", module) for layer, module in found]
 
 
-def set_segments(net, n_segment):
+def set_segments(net: Net, n_segment: int) -> Net:
     """Set the number of frames of a clip in all shifts of a network; returns the network."""
     for _, shift in find_shifts(net):
         shift.n_segment = n_segment

@@ -110,7 +110,7 @@ def _other_path(found):
                       do="take decisions that depend on the data out of the network's forward")
 
 
-def find_input_size(net, size=None):
+def find_input_size(net: nn.Module, size: int | tuple[int, int] | None = None) -> tuple[int, int]:
     """(width, height) in pixels: `size`, an int or a pair; where that is None, what the network knows of itself.
 
     Raises
@@ -178,7 +178,7 @@ class StepNetwork(nn.Module):
         A shift looks into the future, or the network does not run on a single frame.
     """
 
-    def __init__(self, net, input_size=None):
+    def __init__(self, net: nn.Module, input_size: int | tuple[int, int] | None = None) -> None:
         super().__init__()
         if not isinstance(net, nn.Module):
             raise InputError("this is no network", found=type(net).__name__, expected="a torch.nn.Module",
@@ -222,7 +222,7 @@ class StepNetwork(nn.Module):
         finally:
             _running.step = before
 
-    def forward(self, frame, *caches):
+    def forward(self, frame: torch.Tensor, *caches: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """frame [1, 3, H, W] and one cache for each of `cache_specs` -> (logits [1, classes], *next caches)."""
         if len(caches) != len(self.cache_specs):
             raise InputError("a step needs all its caches", found=f"{len(caches)} caches", expected=str(len(self.cache_specs)),
@@ -244,11 +244,11 @@ class StepNetwork(nn.Module):
                 raise InputError(f"{name} has the wrong shape", found=str(tuple(tensor.shape)), expected=str(shape),
                                  do="one frame at a time, in the size that the step network was made for")
 
-    def zero_caches(self):
+    def zero_caches(self) -> list[torch.Tensor]:
         """The caches before the first frame: list of zeros [1, fold, h, w]."""
         some = next((p for p in self.net.parameters() if p.is_floating_point()), torch.zeros(()))
         return [torch.zeros(spec.shape, dtype=some.dtype, device=some.device) for spec in self.cache_specs]
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> StepNetwork:
         """A step network stays in evaluation mode: batch statistics of one frame would change its answers."""
         return super().train(False)
