@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tsm_edge import cli
 from tsm_edge.errors import CheckFailedError, InputError
 
 from .engines import OURS, Ours, check_names, measured_peak, open_engine, with_tvm
@@ -48,24 +49,18 @@ def parser():
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # temporary files go, whoever ends it
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
     args = parser().parse_args(argv)
-    for name in ("threads", "rounds", "steps"):
-        if getattr(args, name) < 1:
-            raise InputError(f"--{name} cannot be used", found=getattr(args, name), expected="at least 1", do=f"for example --{name} 2")
-    if args.warmup < 0:
-        raise InputError("--warmup cannot be used", found=args.warmup, expected="0 or more", do="for example --warmup 5")
+    cli.check_ranges(args, {"threads": (1, None), "rounds": (1, None), "steps": (1, None), "warmup": (0, None)})
     if args.fps != 0 and not 0.1 <= args.fps <= 1000:
         raise InputError("--fps cannot be used", found=args.fps, expected="0.1 to 1000, or 0 for back to back", do="for example --fps 30")
     names = _listed(args.against)
     names = list(PEERS) if "all" in names else check_names(names)
-    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
+    cli.echo(vars(args))
     with tempfile.TemporaryDirectory() as folder, prints_to_stderr():
         result = bench(_bundle(args.model, Path(folder)), names, _listed(args.engines), args, Path(folder))
     if args.json:
@@ -74,7 +69,7 @@ def _main(argv):
         _print(result)
     agree = "every engine gives the same logits; " if result["peers"] or result["engines"] else ""
     verdict = f"PASSED {agree}{OURS} p50 {result['ours']['p50_ms']:.3f} ms"
-    print(verdict, file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(verdict, args.json)
     return 0
 
 
@@ -211,11 +206,12 @@ def _print(result):
     print(f"{result['model']} {result['precision']} {result['input'][0]}x{result['input'][1]}, {result['threads']} thread(s)"
           + (f", paced at {result['fps']:g} fps" if result["fps"] else ""))
     print(f"{env['cpu']} ({' '.join(env['features'])}), {env['cores']} cores, governor {env['governor']}, load {env['load']}")
-    print(f"\n{'engine':22} {'p50 ms':>8} {'p90':>8} {'p99':>8} {'best':>8} {'ours/its':>9} {'first ms':>9} {'MiB':>6}  max diff")
+    table = [("engine", "p50 ms", "p90", "p99", "best", "ours/its", "first ms", "MiB", "max diff")]
     for row in [result["ours"], *result["engines"], *result["peers"]]:
         cold = [f"{row[k]:.0f}" if row[k] is not None else "-" for k in ("first_result_ms", "peak_memory_mib")]
-        print(f"{row['name'] + ' ' + (row.get('version') or ''):22} {row['p50_ms']:8.3f} {row['p90_ms']:8.3f} {row['p99_ms']:8.3f} "
-              f"{row['best_ms']:8.3f} {row['ratio']:9.3f} {cold[0]:>9} {cold[1]:>6}  {row['max_abs_diff']:.1e}")
+        table.append((f"{row['name']} {row.get('version') or ''}".rstrip(),
+                      *(f"{row[k]:.3f}" for k in ("p50_ms", "p90_ms", "p99_ms", "best_ms", "ratio")), *cold, f"{row['max_abs_diff']:.1e}"))
+    print("", *cli.columns(table), sep="\n")
     if result["ours"].get("library_bytes"):
         print(f"library {result['ours']['library_bytes'] / 2**20:.2f} MiB")
     if "kernels" in result:
@@ -227,14 +223,17 @@ def _print_kernels(result):
     total = sum(k["ms"] for k in result["kernels"])
     macs = sum(k["macs"] for k in result["kernels"])
     peak = result["peak_gflops"]
-    print(f"\n{'kernel':44} {'kind':18} {'ms':>7} {'share':>6} {'GFLOP/s':>8} {'of peak':>8} {'KB':>8}")
+    table = [("kernel", "kind", "ms", "share", "GFLOP/s", "of peak", "KB")]
     for k in sorted(result["kernels"], key=lambda k: -k["ms"]):
         share = f"{100 * k['peak_share']:.0f} %" if k["peak_share"] is not None else "-"
-        print(f"{k['name'][:44]:44} {k['kind'][:18]:18} {k['ms']:7.3f} {100 * k['ms'] / total:5.1f}% {k['gflops']:8.1f} {share:>8} "
-              f"{k['bytes'] / 1e3:8.0f}")
+        table.append((k["name"][:44], k["kind"], f"{k['ms']:.3f}", f"{k['ms'] / total:.1%}", f"{k['gflops']:.1f}", share,
+                      f"{k['bytes'] / 1e3:.0f}"))
     whole = 2 * macs / total / 1e6
-    of_peak = f"{100 * whole / peak / result['threads']:5.0f} % of {peak:.1f} GFLOP/s measured" if peak else ""
-    print(f"{'all kernels':63} {total:7.3f} 100.0% {whole:8.1f} {of_peak}")
+    of_peak = f"{100 * whole / peak / result['threads']:.0f} %" if peak else "-"
+    table.append(("all kernels", "", f"{total:.3f}", "100.0%", f"{whole:.1f}", of_peak, ""))
+    print("", *cli.columns(table), sep="\n")
+    if peak:
+        print(f"  peak: {peak:.1f} GFLOP/s a thread, measured")
 
 
 if __name__ == "__main__":

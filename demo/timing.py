@@ -4,6 +4,8 @@ import sys
 
 import numpy as np
 
+from tsm_edge.cli import columns
+
 
 class Stages:
     """Milliseconds by stage: count, p50, p90, p99.
@@ -47,23 +49,7 @@ class Rate:
 
 
 def print_summary(rows, notes, file=sys.stderr):
-    """The stages as a table (with rich where it is installed), then a line for each note."""
-    header = ("stage", "frames", "p50 ms", "p90 ms", "p99 ms")
-    cells = [(stage, str(count), *(f"{value:.2f}" for value in values)) for stage, count, *values in rows]
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        widths = [max(len(row[i]) for row in [header, *cells]) for i in range(len(header))]
-        for row in [header, *cells]:
-            print("  " + "  ".join(f"{c:<{w}}" if i == 0 else f"{c:>{w}}" for i, (c, w) in enumerate(zip(row, widths))),
-                  file=file)
-    else:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for i, name in enumerate(header):
-            table.add_column(name, justify="right" if i else "left", style="" if i else "cyan")
-        for row in cells:
-            table.add_row(*row)
-        Console(file=file, highlight=False).print(table)
-    for note in notes:
-        print(note, file=file)
+    """The stages as a table, then a line for each note."""
+    table = [("stage", "frames", "p50 ms", "p90 ms", "p99 ms")]
+    table += [(stage, str(count), *(f"{value:.2f}" for value in values)) for stage, count, *values in rows]
+    print(*columns(table), *notes, sep="\n", file=file)

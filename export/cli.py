@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from tsm_edge import default
+from tsm_edge import cli, default
 from tsm_edge.card import check_classes, parse_size
 from tsm_edge.cli import choose, run
 from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
@@ -158,9 +158,7 @@ def _list_targets(as_json):
         print(json.dumps([dict(t.as_dict(), note=t.note) for t in boards.TARGETS.values()], indent=2))
         return 0
     header, rows = boards.rows()
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in (header, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+    print("\n".join(cli.columns([header, *rows])))
     return 0
 
 
@@ -226,7 +224,7 @@ def _failed(error, as_json, effective):
     print(f"error: {error}", file=sys.stderr)
     if as_json:
         _print_error("failed", error, options=effective, verdict=verdict)
-    print(verdict, file=sys.stderr if as_json else sys.stdout)
+    cli.verdict(verdict, as_json)
     return error.exit_code
 
 
@@ -334,7 +332,7 @@ def _show(report, args, effective):
         print(json.dumps(values, indent=2))
     else:
         print(*lines(report), "next:", *("    " + command for command in _next_commands(report)), sep="\n")
-    print(report.verdict(), file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(report.verdict(), args.json)
     if report.status != "passed" and not args.allow_unverified:
         way = "give TVM's runtime with --tvm-runtime" if report.only_tvm_is_open() else "install the emulator"
         print(f"exit code 1, because a library was not run: {way}, or pass --allow-unverified", file=sys.stderr)

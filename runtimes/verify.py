@@ -148,13 +148,12 @@ def verify(path, engine=None, threads=None, say=lambda text: None):
 
 
 def _table(rows):
-    width = max(len(row["name"]) for row in rows)
-    yield f"  {'check':<{width}}  result   max difference  allowed   frames"
+    table = [("check", "result", "max difference", "allowed", "frames", "")]
     for row in rows:
-        flips = f"  argmax flips {row['argmax_flips']}" if row.get("argmax_flips") else ""
-        numbers = f"{row['detail']:<24}" if row["max_abs_diff"] is None else \
-            f"{row['max_abs_diff']:<14.2e}  {row['tolerance']:<8.1e}"
-        yield f"  {row['name']:<{width}}  {row['status']:<7}  {numbers}  {row['frames']}{flips}"
+        flips = f"argmax flips {row['argmax_flips']}" if row.get("argmax_flips") else row.get("detail", "")
+        numbers = ("-", "-") if row["max_abs_diff"] is None else (f"{row['max_abs_diff']:.2e}", f"{row['tolerance']:.1e}")
+        table.append((row["name"], row["status"], *numbers, str(row["frames"]), flips))
+    return cli.columns(table)
 
 
 def bundle_parser(prog, description, epilog=""):
@@ -189,7 +188,7 @@ def _main(argv, prog="tsm-verify"):
         verdict = f"PASSED {where}: {report['frames']} frames, largest difference {worst:.1g} of what is allowed"
     else:
         verdict = f"FAILED {where}: {', '.join(report['failed'])}"
-    print(verdict, file=sys.stderr if options.json else sys.stdout)
+    cli.verdict(verdict, options.json)
     return 0 if passed else 1
 
 

@@ -15,7 +15,7 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # what cannot be opened i
 import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 
-from tsm_edge.cli import choose  # noqa: E402
+from tsm_edge import cli  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.files import made_beside  # noqa: E402
 from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
@@ -61,15 +61,12 @@ def parser():
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
     args = parser().parse_args(argv)
-    shown = {**vars(args), "source": masked(args.source)}
-    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(shown.items())), file=sys.stderr)
+    cli.echo({**vars(args), "source": masked(args.source)})
     _check(args)
     source = _source(args)  # before any folder is made: a missing camera leaves nothing behind
     folder = class_folder(args.output, args.label)
@@ -90,19 +87,15 @@ def _main(argv):
         print(json.dumps({"label": args.label, "folder": str(folder), "clips": made}, indent=1))
     else:
         print(f"next: the other classes, then tsm-train --init default --data {quote(str(args.output))} --output runs/mine")
-    print(f"PASSED {len(made)} clips in {folder}", file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(f"PASSED {len(made)} clips in {folder}", args.json)
     return 0
 
 
 def _check(args):
-    for name, good, wanted in (("seconds", args.seconds is None or 0.2 <= args.seconds <= 600, "0.2 to 600"),
-                               ("count", args.count is None or args.count >= 1, "1 or more"),
-                               ("pause", 0 <= args.pause <= 60, "0 to 60"), ("shorter_side", args.shorter_side >= 32, "32 or more"),
-                               ("start", args.start is None or 0 <= args.start <= 1e6, "0 to 1000000"),
-                               ("end", args.end is None or (args.start or 0) < args.end <= 1e6, "more than --start, at most 1000000")):
-        if not good:
-            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)), expected=wanted,
-                             do="pick another")
+    cli.check_ranges(args, {"seconds": (0.2, 600), "count": (1, None), "pause": (0, 60), "shorter_side": (32, None),
+                            "start": (0, 1_000_000), "end": (0, 1_000_000)})
+    if args.end is not None and args.end <= (args.start or 0):
+        raise InputError("--end cannot be used", found=str(args.end), expected="more than --start", do="pick another")
 
 
 def class_folder(root, label):
@@ -123,7 +116,7 @@ def class_folder(root, label):
         if listed.exists():
             from tsm_edge.training.data.listing import read_classes
 
-            choose(label, read_classes(listed, [label]), f"class of {listed}")
+            cli.choose(label, read_classes(listed, [label]), f"class of {listed}")
         twin = [p.name for p in root.iterdir() if p.is_dir() and slug(p.name) == slug(label) and p.name != label]
         if twin:
             raise InputError("the label is nearly that of another class", found=f"'{label}' beside '{twin[0]}'",

@@ -9,8 +9,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+from tsm_edge import cli
 from tsm_edge.card import Card, background_of
-from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 from tsm_edge.shell import quote
 
@@ -19,9 +19,7 @@ from .progress import Curves, Progress, stopping
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
@@ -45,7 +43,8 @@ def _main(argv):
                          do="add clips of another class, for example of you at rest: tsm-record --label 'No gesture'")
     options.fill_in_steps(args, len(clips.data), dist.get_world_size() if dist.is_initialized() else 1)
     net, note = make_network(args, source, classes, clips.fps)
-    say("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())))
+    if chief:
+        cli.echo(vars(args))
     say(f"{len(clips.data)} training clips, {len(clips.val) if clips.val else 0} validation clips, {len(classes)} classes, "
         f"{clips.fps:.3g} frames a second; {note}")
     if args.mixed_precision and not device.startswith("cuda"):
@@ -135,7 +134,7 @@ def _report(trainer, classes, accuracy, finished, as_json):
     said = f"checkpoint {final}\nnext: tsm-export --checkpoint {quote(str(final))} --target {target}"
     print(json.dumps(result) if as_json else said)
     measured = "" if accuracy is None else f", validation top-1 {accuracy:.2%}"
-    print(f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured, file=sys.stderr if as_json else sys.stdout)
+    cli.verdict(f"PASSED {trainer.step} steps" + " (finished before)" * finished + measured, as_json)
 
 
 def _keep_freed_memory():
@@ -162,7 +161,7 @@ def pick_device(name):
     if name == "auto":
         name = "cuda" if gpus else "cpu"
     kind, _, number = name.partition(":")
-    if choose(kind, ("auto", "cpu", "cuda"), "device") == "cpu":
+    if cli.choose(kind, ("auto", "cpu", "cuda"), "device") == "cpu":
         return "cpu"
     number = number or os.environ.get("LOCAL_RANK", "0")
     if not (number.isdecimal() and int(number) < gpus):

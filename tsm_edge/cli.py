@@ -3,9 +3,10 @@ import difflib
 import errno
 import io
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from .errors import InputError, TsmEdgeError
 
@@ -71,13 +72,27 @@ def check_ranges(options: object, ranges: dict) -> None:
     InputError
     """
     for name, (least, most) in ranges.items():
-        value = getattr(options, name)
+        value = getattr(options, name, None)
         if value is not None and not (least <= value and (most is None or value <= most)):
             raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(value),
                              expected=f"{least} or more" if most is None else f"{least} to {most}", do="pick another")
 
 
+def echo(options: "Mapping[str, object]") -> None:
+    """The options that take effect, {name: value}, as a line on stderr."""
+    print("options: " + ", ".join(f"{name}={value}" for name, value in options.items()), file=sys.stderr)
+
+
+def verdict(text: str, as_json: bool) -> None:
+    """The last line of a command: on stdout, but where that is for machines."""
+    print(text, file=sys.stderr if as_json else sys.stdout)
+
+
 def columns(table: "Sequence[Sequence[str]]") -> "list[str]":
-    """Lines of a table (rows of texts, the first of them its head), columns aligned, indented by two."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    return ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table]
+    """Lines of a table (rows of texts, the first of them its head), indented by two; columns of numbers stand to the right."""
+    aligned = []
+    for column in zip(*table):
+        width = max(len(cell) for cell in column)
+        number = all(re.match(r"[-+]?[\d.,]*(e[-+]?\d+)?( ?%)?$", cell) for cell in column[1:])
+        aligned.append([cell.rjust(width) if number else cell.ljust(width) for cell in column])
+    return ["  " + "  ".join(line).rstrip() for line in zip(*aligned)]

@@ -11,6 +11,7 @@ import os
 import sys
 from pathlib import Path
 
+from tsm_edge import cli
 from tsm_edge.errors import InputError
 
 from .count import count, estimate_cycles, open_arm_bundle
@@ -31,8 +32,7 @@ def parser():
 
 def _main(argv):
     args = parser().parse_args(argv)
-    if args.steps < 1:
-        raise InputError("--steps cannot be used", found=args.steps, expected="at least 1", do="for example --steps 2")
+    cli.check_ranges(args, {"steps": (1, None)})
     if not 0 < args.bytes_per_cycle < float("inf"):
         raise InputError("--bytes-per-cycle cannot be used", found=args.bytes_per_cycle, expected="a number above 0",
                          do="for example --bytes-per-cycle 4")
@@ -41,7 +41,7 @@ def _main(argv):
     bundle = open_arm_bundle(args.bundle)
     target = bundle.manifest["target"]
     cpu, emulated = args.cpu or target["cpu"], args.cpu or target.get("emulator_cpu") or target["cpu"]
-    print(f"options: bundle={args.bundle}, cpu={cpu}, steps={args.steps}", file=sys.stderr)
+    cli.echo({"bundle": args.bundle, "cpu": cpu, "steps": args.steps})
     caches = {"l1": f"{target['l1_bytes']}:2" if target["l1_bytes"] == 32768 else f"{target['l1_bytes']}:4",
               "l2": f"{target['l2_bytes']}:16"}
     counts = count(bundle.file("libtsm_model.so"), cpu=emulated, steps=args.steps, **caches)
@@ -53,7 +53,7 @@ def _main(argv):
         _print(result)
     if args.plot:
         plot(result, args.plot, args.bytes_per_cycle)
-    print(f"PASSED {result['instructions_per_step'] / 1e6:.2f} M instructions a step", file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(f"PASSED {result['instructions_per_step'] / 1e6:.2f} M instructions a step", args.json)
     return 0
 
 
@@ -141,30 +141,27 @@ def plot(result, path, bytes_per_cycle):
 
 def _print(result):
     print(f"{result['model']} {result['precision']} for {result['target']}, {result['cpu']}: one step, mean of {result['steps']}")
-    print(f"{'':24} {'M instr.':>9} {'per MAC':>8} {'FMA':>6} {'L2 misses M':>12} {'M cycles (estimate)':>20}")
     cycles = f"{result['cycles_estimate'] / 1e6:.1f}" if result["cycles_estimate"] else "-"
-    print(f"{'tsm-edge':24} {result['instructions_per_step'] / 1e6:9.2f} {result['instructions_per_mac']:8.3f} "
-          f"{result['simd_fma_share']:6.1%} {result['l2_misses'] / 1e6:12.3f} {cycles:>20}")
+    table = [("", "M instr.", "per MAC", "FMA", "L2 misses M", "M cycles (estimate)"),
+             ("tsm-edge", f"{result['instructions_per_step'] / 1e6:.2f}", f"{result['instructions_per_mac']:.3f}",
+              f"{result['simd_fma_share']:.1%}", f"{result['l2_misses'] / 1e6:.3f}", cycles)]
     for peer in result["peers"]:
         cells = [f"{peer[k] / 1e6:.{d}f}" if peer[k] else "-" for k, d in (("l2_misses", 2), ("cycles", 0))]
-        print(f"{peer['name']:24} {peer['instructions'] / 1e6:9.1f} {peer['instructions'] / result['macs']:8.3f} {'':6} "
-              f"{cells[0]:>12} {cells[1]:>20}")
+        table.append((peer["name"], f"{peer['instructions'] / 1e6:.1f}", f"{peer['instructions'] / result['macs']:.3f}", "", *cells))
+    print("\n".join(cli.columns(table)))
     if result["peers"]:
         print(f"(other engines: the same network, recorded figures. {result['peers_about']})")
     classes = {kind: value for kind, value in result["by_class"].items() if value >= 5e3 and kind != "simd_macs"}
     print("\n" + ", ".join(f"{kind} {value / 1e6:.2f} M" for kind, value in classes.items()))
-    print(f"\n{'kernel':42} {'kind':18} {'M instr.':>9} {'FMA':>6} {'L2 misses':>10} {'cycles/MAC x4':>14}")
+    table = [("kernel", "kind", "M instr.", "FMA", "L2 misses", "cycles/MAC x4")]
     for k in sorted(result["kernels"], key=lambda k: -k["instructions"]):
         per = f"{4 * k['cycles_estimate'] / k['macs']:.2f}" if k["cycles_estimate"] and k["macs"] else "-"
-        print(f"{k['name'][:42]:42} {k['kind'][:18]:18} {k['instructions'] / 1e6:9.3f} {k['fma_share']:6.1%} "
-              f"{k['l2_misses']:10.0f} {per:>14}")
-    print()
+        table.append((k["name"][:42], k["kind"], f"{k['instructions'] / 1e6:.3f}", f"{k['fma_share']:.1%}", f"{k['l2_misses']:.0f}", per))
+    print("", *cli.columns(table), "", sep="\n")
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 if __name__ == "__main__":

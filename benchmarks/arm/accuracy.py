@@ -18,8 +18,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from tsm_edge import cli
 from tsm_edge.benchmarks.cli import prints_to_stderr
-from tsm_edge.errors import CheckFailedError, InputError, MissingComponentError
+from tsm_edge.errors import CheckFailedError, MissingComponentError
 
 from .count import open_arm_bundle
 from .userland import arm_python
@@ -115,11 +116,10 @@ def _main(argv):
     from tsm_edge.export.targets.boards import get_target
 
     args = parser().parse_args(argv)
-    if args.frames < 2:
-        raise InputError("--frames cannot be used", found=args.frames, expected="at least 2", do="for example --frames 40")
+    cli.check_ranges(args, {"frames": (2, None)})
     bundle = open_arm_bundle(args.bundle)
     target = get_target(bundle.manifest["target"]["name"])
-    print(f"options: bundle={args.bundle}, frames={args.frames}, against={args.against or 'nobody'}", file=sys.stderr)
+    cli.echo({"bundle": args.bundle, "frames": args.frames, "against": args.against or "nobody"})
     inputs = network_inputs(verification_frames(bundle.manifest, args.frames), bundle.manifest)
     with tempfile.TemporaryDirectory(prefix="tsm-edge-accuracy-") as work, prints_to_stderr():
         if args.against:
@@ -137,7 +137,7 @@ def _main(argv):
     else:
         _print(result)
     _require(result, tolerances.tolerance_for(reference.logits))
-    print(f"PASSED {args.frames} frames", file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(f"PASSED {args.frames} frames", args.json)
     return 0
 
 
@@ -156,21 +156,14 @@ def _require(result, tolerance):
 
 
 def _print(result):
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{result['model']}, {result['precision']}, {result['run']}: differences from {result['reference']}, "
-                        f"{result['frames']} chained frames (logits' standard deviation {result['logits_std']:.2f})")
-    for title in ("", "logits, largest", "logits, RMS", "caches, largest", "caches, RMS"):
-        table.add_column(title, justify="left" if not title else "right")
-    for row in result["engines"]:
-        table.add_row(row["engine"], *(f"{row[name]:.3g}" for name in ("logits_max", "logits_rms", "caches_max", "caches_rms")))
-    Console().print(table)
+    print(f"{result['model']}, {result['precision']}, {result['run']}: differences from {result['reference']}, "
+          f"{result['frames']} chained frames (logits' standard deviation {result['logits_std']:.2f})")
+    print("\n".join(cli.columns([("", "logits, largest", "logits, RMS", "caches, largest", "caches, RMS"), *(
+        (row["engine"], *(f"{row[name]:.3g}" for name in ("logits_max", "logits_rms", "caches_max", "caches_rms")))
+        for row in result["engines"])])))
 
 
 def main(argv=None):
-    from tsm_edge import cli
-
     cli.run(_main, argv)
 
 

@@ -52,7 +52,7 @@ def test_the_same_video_gives_the_desks_events_and_a_film(demo, board, video, tm
         assert np.abs(ours - theirs).mean() < 0.2 * np.abs(ours - bare).mean(), "the same picture, drawn over; but for the times"
 
 
-def test_the_summary_is_a_plain_table_where_rich_is_missing(demo, board, video):
+def test_the_summary_is_a_plain_table(demo, board, video):
     code, _, err = demo("--source", f"file://{video}", "--headless", "--max-frames", 9)
     lines = err.splitlines()
     header = next(at for at, line in enumerate(lines) if line.split()[:2] == ["stage", "frames"])

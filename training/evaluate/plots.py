@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tsm_edge.cli import columns
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
 from tsm_edge.training.data import streams
@@ -60,10 +61,11 @@ def print_figures(result):
           + (f"; the same weights over whole clips {result['clip_top1']:.2%}" if "clip_top1" in result else "")
           + (f"; the same weights run online {result['online_top1']:.2%}" if "online_top1" in result else ""))
     print("early recognition: " + ", ".join(f"{part} {value:.0%}" for part, value in result["early"].items()))
-    print(f"\n{'class':34} {'clips':>5} {'recall':>7} {'precision':>9}  most often taken for")
+    table = [("class", "clips", "recall", "precision", "most often taken for")]
     for row in result["per_class"]:
         numbers = [f"{row[k]:.0%}" if row[k] is not None else "-" for k in ("recall", "precision")]
-        print(f"{row['class']:34} {row['clips']:5} {numbers[0]:>7} {numbers[1]:>9}  {row['confused_with'] or ''}")
+        table.append((row["class"], str(row["clips"]), *numbers, row["confused_with"] or ""))
+    print("", *columns(table), sep="\n")
     if "backwards" in result and result["backwards"]["per_class"]:
         print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
         print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.training.data import streams
 
@@ -70,14 +70,12 @@ def parser():
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
     args = parser().parse_args(argv)
-    print("options: " + ", ".join(f"{k}={v}" for k, v in sorted(vars(args).items())), file=sys.stderr)
+    cli.echo(vars(args))
     check(args)
     model = open_model(args)
     past = check_model(args, model)
@@ -104,7 +102,7 @@ def _main(argv):
         print(json.dumps(result, indent=1))
     else:
         print_figures(result)
-    print(f"PASSED top-1 {result['top1']:.2%} over {result['clips']} clips", file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(f"PASSED top-1 {result['top1']:.2%} over {result['clips']} clips", args.json)
     return 0
 
 
@@ -112,15 +110,8 @@ def check(args):
     """Refuse numbers and paths that cannot be used, before anything is computed."""
     from tsm_edge.runtimes import CHECKPOINTS
 
-    for name, good, wanted in (
-        ("clips_per_class", args.clips_per_class >= 1, "1 or more"), ("clip_size", args.clip_size >= 16, "16 or more"),
-        ("frames", args.frames >= 0, "0 or more"), ("seed", args.seed >= 0, "0 or more"),
-        ("sampling_stride", args.sampling_stride is None or args.sampling_stride >= 1, "1 or more"),
-        ("stream", args.stream == 0 or 1 <= args.stream < math.inf, "1 second or more"),
-    ):
-        if not good:
-            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=str(getattr(args, name)), expected=wanted,
-                             do="pick another")
+    cli.check_ranges(args, {"clips_per_class": (1, None), "clip_size": (16, None), "frames": (0, None), "seed": (0, None),
+                            "sampling_stride": (1, None), **({"stream": (1, 1_000_000)} if args.stream else {})})
     if args.tune_events and not args.stream:
         raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
     if args.confusion:

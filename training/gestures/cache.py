@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import made_beside
 
@@ -195,9 +196,7 @@ class CachedClips:
 
 
 def main(argv=None):
-    from tsm_edge.cli import run
-
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
@@ -213,7 +212,7 @@ def _main(argv):
     parser.add_argument("--variety", type=float, default=1.0, help="share of hard pictures, 0 to 1 (default 1)")
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one per core)")
     args = parser.parse_args(argv)
-    print(f"options: {vars(args)}", file=sys.stderr)
+    cli.echo(vars(args))
     cache = prerender(args.output, args.split, args.clips_per_class, n_frames=args.frames, size=(args.size, args.size),
                       seconds=args.seconds, seed=args.seed, workers=args.workers, variety=args.variety,
                       progress=lambda done, total: print(f"\r{done}/{total} clips", end="", file=sys.stderr))

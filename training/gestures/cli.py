@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tsm_edge.cli import choose, run
+from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
 from tsm_edge.runtimes.sources import frames_in
@@ -37,7 +37,7 @@ def label_of(name):
     """
     if name in CLASSES:
         return name
-    return CLASSES[[slug(c) for c in CLASSES].index(choose(slug(name), [slug(c) for c in CLASSES], "gesture"))]
+    return CLASSES[[slug(c) for c in CLASSES].index(cli.choose(slug(name), [slug(c) for c in CLASSES], "gesture"))]
 
 
 def contact_sheet(labels, rows=1, columns=12, n_frames=36, size=(128, 128), seed=0, fps=12.0):
@@ -90,7 +90,7 @@ def encode(path, frames, fps, name):
 def export_dataset(folder, labels=CLASSES, per_class=20, split="train", n_frames=36, size=(160, 120), seed=0, fps=12.0,
                    ending=".mp4", progress=None):
     """Write a folder per class of video files, and `labels.txt`, to which classes are added. Returns the paths written."""
-    folder, first = Path(folder), SPLITS[choose(split, SPLITS, "split")][0] + seed
+    folder, first = Path(folder), SPLITS[cli.choose(split, SPLITS, "split")][0] + seed
     written, listed = [], folder / "labels.txt"
     if listed.exists():
         names = read_classes(listed)
@@ -147,23 +147,20 @@ def _parser():
 
 
 def main(argv=None):
-    run(_main, argv)
+    cli.run(_main, argv)
 
 
 def _main(argv):
     args = _parser().parse_args(argv)
     labels = [label_of(n) for n in args.label] if args.label else list(CORE_CLASSES if args.core else CLASSES)
-    first, end = SPLITS[choose(args.split, SPLITS, "split")]
+    first, end = SPLITS[cli.choose(args.split, SPLITS, "split")]
     seed = first + args.seed
-    print("options: " + " ".join(f"{k}={v}" for k, v in vars(args).items()), file=sys.stderr)
-    for name, (least, most) in {**RANGES, "seed": (0, end - first - 1)}.items():
-        if not least <= getattr(args, name, least) <= most:
-            raise InputError(f"--{name.replace('_', '-')} cannot be used", found=getattr(args, name), expected=f"{least} to {most}",
-                             do="pick another")
+    cli.echo(vars(args))
+    cli.check_ranges(args, {**RANGES, "seed": (0, end - first - 1)})
     written, what = _write(args, labels, seed)
     if args.json:
         print(json.dumps({"written": [str(p) for p in written], "seed": seed, "labels": labels}))
-    print(f"PASSED wrote {what} to {args.output}", file=sys.stderr if args.json else sys.stdout)
+    cli.verdict(f"PASSED wrote {what} to {args.output}", args.json)
     return 0
 
 

@@ -10,7 +10,7 @@ from tsm_edge.export.bundle import device
 
 STANDARD = set("""argparse collections contextlib ctypes difflib errno functools glob hashlib importlib io json math operator os pathlib
     platform re shutil signal stat struct sys tempfile threading time typing urllib weakref zipfile""".split())
-AT_CALL = {"cv2", "numpy", "onnxruntime", "rich", "tvm"}  # what the board may have
+AT_CALL = {"cv2", "numpy", "onnxruntime", "tvm"}  # what the board may have
 # Of numpy, with the keywords that are passed: each was looked up in numpy 1.13. Look a new one up there before you add it.
 NUMPY = set("""abs arange argsort(kind) array array(order) asarray asarray(order) ascontiguousarray clip copyto ctypeslib.as_array dtype
     empty exp flatnonzero float32 float64 frombuffer isfinite lib.format.read_array_header_1_0 lib.format.read_array_header_2_0
