@@ -38,8 +38,8 @@ def parser():
     p.add_argument("--fps", type=float, default=0.0, metavar="FPS", help="pace the steps at a camera's rate (default: 0, back to back)")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     more = p.add_argument_group("what is measured")
-    more.add_argument("--backends", default="", metavar="NAMES",
-                      help="other back ends of ours beside native, with commas: onnxruntime, tvm "
+    more.add_argument("--engines", default="", metavar="NAMES",
+                      help="other engines of ours beside native, with commas: onnxruntime, tvm "
                       "(tvm by itself where the bundle holds a library for it)")
     more.add_argument("--rounds", type=int, default=12, metavar="N", help="rounds; every engine runs once in each (default: 12)")
     more.add_argument("--steps", type=int, default=25, metavar="N", help="timed steps of an engine in a round (default: 25)")
@@ -62,12 +62,12 @@ def _main(argv):
     names = list(PEERS) if "all" in names else check_names(names)
     cli.echo(vars(args))
     with tempfile.TemporaryDirectory() as folder, prints_to_stderr():
-        result = bench(_bundle(args.model, Path(folder)), names, _listed(args.backends), args, Path(folder))
+        result = bench(_bundle(args.model, Path(folder)), names, _listed(args.engines), args, Path(folder))
     if args.json:
         print(json.dumps(result, indent=1))
     else:
         _print(result)
-    agree = "every engine gives the same logits; " if result["peers"] or result["backends"] else ""
+    agree = "every engine gives the same logits; " if result["peers"] or result["engines"] else ""
     verdict = f"PASSED {agree}{OURS} p50 {result['ours']['p50_ms']:.3f} ms"
     cli.verdict(verdict, args.json)
     return 0
@@ -106,7 +106,7 @@ def _bundle(path, folder):
     return open_bundle(path)
 
 
-def bench(bundle, peers, backends, args, folder):
+def bench(bundle, peers, ours, args, folder):
     """Measure; returns a dict of plain values (what --json prints).
 
     Raises
@@ -116,8 +116,8 @@ def bench(bundle, peers, backends, args, folder):
     """
     size = bundle.manifest["input"]
     frames = _frames(8, size["width"], size["height"])
-    backends = with_tvm(bundle, backends)
-    names = [OURS, *(f"{OURS}:{b}" for b in backends), *peers]
+    ours = with_tvm(bundle, ours)
+    names = [OURS, *(f"{OURS}:{name}" for name in ours), *peers]
     engines = {}
     for name in names:
         print(f"opening {name} ...", file=sys.stderr)
@@ -142,7 +142,7 @@ def bench(bundle, peers, backends, args, folder):
     result = {"model": bundle.manifest["name"], "precision": bundle.manifest["precision"], "input": [size["width"], size["height"]],
               "threads": args.threads, "fps": args.fps, "rounds": args.rounds, "steps": args.steps,
               "environment": environment(["numpy", *(PEERS[p].package for p in peers)]),
-              "ours": rows[OURS], "backends": [rows[f"{OURS}:{b}"] for b in backends], "peers": [rows[p] for p in peers]}
+              "ours": rows[OURS], "engines": [rows[f"{OURS}:{name}"] for name in ours], "peers": [rows[p] for p in peers]}
     if not args.no_kernels:
         result["peak_gflops"] = peak = measured_peak()
         result["kernels"] = _kernels(bundle, args.threads, frames, peak)
@@ -207,7 +207,7 @@ def _print(result):
           + (f", paced at {result['fps']:g} fps" if result["fps"] else ""))
     print(f"{env['cpu']} ({' '.join(env['features'])}), {env['cores']} cores, governor {env['governor']}, load {env['load']}")
     table = [("engine", "p50 ms", "p90", "p99", "best", "ours/its", "first ms", "MiB", "max diff")]
-    for row in [result["ours"], *result["backends"], *result["peers"]]:
+    for row in [result["ours"], *result["engines"], *result["peers"]]:
         cold = [f"{row[k]:.0f}" if row[k] is not None else "-" for k in ("first_result_ms", "peak_memory_mib")]
         table.append((f"{row['name']} {row.get('version') or ''}".rstrip(),
                       *(f"{row[k]:.3f}" for k in ("p50_ms", "p90_ms", "p99_ms", "best_ms", "ratio")), *cold, f"{row['max_abs_diff']:.1e}"))

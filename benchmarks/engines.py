@@ -16,12 +16,12 @@ HERE = Path(__file__).parent
 
 
 class Ours:
-    """The bundle's own library (or the back end asked for), stepped as an application steps it."""
+    """The bundle's own library (or the engine asked for), stepped as an application steps it."""
 
-    def __init__(self, bundle, threads, backend=None, profile=False):
+    def __init__(self, bundle, threads, engine=None, profile=False):
         import tsm_edge
 
-        self.model = tsm_edge.load(bundle, backend=backend or "native", threads=threads)
+        self.model = tsm_edge.load(bundle, engine=engine or "native", threads=threads)
         if profile:
             from tsm_edge.runtimes.engines.native import NativeStream
 
@@ -52,7 +52,7 @@ def open_engine(name, bundle, threads, workdir):
 
     Parameters
     ----------
-    name : OURS, "tsm-edge:BACKEND" or one of PEERS
+    name : OURS, "tsm-edge:ENGINE" or one of PEERS
     """
     if name.startswith(OURS):
         return Ours(bundle, threads, name.partition(":")[2] or None)
@@ -61,13 +61,13 @@ def open_engine(name, bundle, threads, workdir):
     return PEERS[name](step_model(bundle), folder, threads)
 
 
-def with_tvm(bundle, backends):
-    """The back ends asked for, and tvm where the bundle holds a library for TVM's runtime and TVM is installed."""
+def with_tvm(bundle, engines):
+    """The engines asked for, and tvm where the bundle holds a library for TVM's runtime and TVM is installed."""
     from tsm_edge.runtimes.engines.tvm_library import LIBRARY
 
-    if "tvm" in backends or LIBRARY not in bundle or importlib.util.find_spec("tvm") is None:
-        return backends
-    return [*backends, "tvm"]
+    if "tvm" in engines or LIBRARY not in bundle or importlib.util.find_spec("tvm") is None:
+        return engines
+    return [*engines, "tvm"]
 
 
 def measured_peak():

@@ -53,7 +53,7 @@ def run(model, source, *, log, window=None, recorder=None, max_frames=None, mirr
     silence : float
         Seconds without a frame after which a live source is lost.
     attention : Heat or None
-        Draws where the network looks; the model is then one of the torch back end.
+        Draws where the network looks; the model is then one of the torch engine.
     stop : callable
         Asked before every frame; True ends the run as "interrupted".
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from tsm_edge import cli
 from tsm_edge.default import own_bundle
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes import BACKENDS, CHECKPOINTS, load
+from tsm_edge.runtimes import CHECKPOINTS, ENGINES, load
 from tsm_edge.runtimes.sources import add_options, asked_for, file_of, masked, open_source
 
 EPILOG = """sources (the words of jetson-inference):
@@ -49,7 +49,7 @@ def _parser(prog, examples):
     parser.add_argument("--mirror", action="store_true", help="show the picture mirrored; the network sees it as it is")
     parser.add_argument("--max-frames", type=int, metavar="N", help="end after N frames of the source (default: at its end)")
     engine = parser.add_argument_group("the engine")
-    engine.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
+    engine.add_argument("--engine", metavar="NAME", help=f"{', '.join(ENGINES[:3])} (default: native where it fits)")
     engine.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     heat = parser.add_argument_group("where the network looks (checkpoints only)")
     heat.add_argument("--attention", action="store_true", help="show it as heat, for the likeliest class of each frame")
@@ -64,9 +64,9 @@ def _check_attention(options):
     if path and path.exists() and not (path.is_file() and path.suffix in CHECKPOINTS):
         raise InputError("attention needs the network's last feature map", found=f"{path}, which gives logits only",
                          expected="a checkpoint (.pth, .pth.tar, .pt)", do="pass the checkpoint it was made from")
-    if options.backend not in (None, "torch"):
-        raise InputError(f"the {options.backend} back end gives no attention", found=f"--backend {options.backend}",
-                         expected="torch", do="leave --backend out")
+    if options.engine not in (None, "torch"):
+        raise InputError(f"the {options.engine} engine gives no attention", found=f"--engine {options.engine}",
+                         expected="torch", do="leave --engine out")
     if options.headless and not options.output:
         raise InputError("there is no picture to show attention in", found="--headless without --output",
                          expected="a window or a film", do="add --output heat.mp4, or leave --headless out")
@@ -98,7 +98,7 @@ def _main(argv, prog="tsm-demo", examples=EXAMPLES):
                          do="leave it out for no limit")
     _check_outputs(options)
     shown = {"source": masked(options.source), "headless": options.headless, "output": options.output, "events": options.events,
-             "backend": options.backend or "auto", "threads": options.threads or "auto", "flip": options.input_flip,
+             "engine": options.engine or "auto", "threads": options.threads or "auto", "flip": options.input_flip,
              "attention": options.attention_class or options.attention}
     _say(f"{prog} {options.bundle or 'with the default model'} " + " ".join(f"{name}={value}" for name, value in shown.items() if value))
     return _run(options)
@@ -113,7 +113,7 @@ def _run(options):
     from .recording import EventLog, VideoRecorder
     from .window import Window
 
-    model = load(options.bundle, options.backend, options.threads)
+    model = load(options.bundle, options.engine, options.threads)
     heat = Heat(model, options.attention_class) if attention else None
     window = None if options.headless else Window()
     quiet_threads()
@@ -125,7 +125,7 @@ def _run(options):
     except InputError:
         source.close()
         raise
-    _say(f"{model.manifest.get('name', '')}: {len(model.classes)} classes, {model.backend}"
+    _say(f"{model.manifest.get('name', '')}: {len(model.classes)} classes, {model.engine}"
          + (f" ({model.note})" if model.note else "") + f"; {source.name}"
          + (f", {source.fps:.3g} fps" if source.fps else "") + (f", {source.frames} frames" if source.frames else ""))
     if not trained:

@@ -199,13 +199,13 @@ def _tuning(args, output):
 def _next_commands(report):
     folder = quote(report.output)
     if report.target == "host":
-        tvm = [f"tsm-verify {folder} --backend tvm"] if report.tvm else []
+        tvm = [f"tsm-verify {folder} --engine tvm"] if report.tvm else []
         return [f"tsm-verify {folder}", *tvm, f"tsm-demo {folder} --source 0"]
     if report.library.endswith(".a"):
         return [f"more {quote(os.path.join(report.output, 'README.md'))}      # two lines of CMake put it into an app"]
     name = Path(report.output).name
     there = quote(shlex.quote(f"{name}/device/tsm_edge.pyz"))  # two shells read it
-    tvm = [f"ssh USER@BOARD python3 {there} verify --backend tvm      # with apache-tvm there"] if report.tvm else []
+    tvm = [f"ssh USER@BOARD python3 {there} verify --engine tvm      # with apache-tvm there"] if report.tvm else []
     return [f"scp -r {folder} USER@BOARD:",
             f"ssh USER@BOARD python3 {there} verify",
             *tvm,

@@ -17,16 +17,16 @@ from tsm_edge.errors import BundleError, InputError, MissingComponentError
 
 from .bundle import Bundle, open_bundle
 
-BACKENDS = ("native", "onnxruntime", "tvm", "torch")
+ENGINES = ("native", "onnxruntime", "tvm", "torch")
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
 # engine -> module and class, called with (bundle, .onnx file or checkpoint, threads)
 _ENGINES = {"native": ("native", "NativeModel"), "onnxruntime": ("onnx", "OnnxModel"), "tvm": ("tvm_library", "TvmLibraryModel"),
             "torch": ("torch", "TorchModel")}
 
-__all__ = ["BACKENDS", "load"]
+__all__ = ["ENGINES", "load"]
 
 
-def load(path=None, backend=None, threads=None):
+def load(path=None, engine=None, threads=None):
     """Load a bundle, a step graph or a checkpoint.
 
     Parameters
@@ -34,7 +34,7 @@ def load(path=None, backend=None, threads=None):
     path : str, path, Bundle or None
         A bundle (folder, .zip or an opened Bundle), an .onnx file that tsm-export wrote, or a checkpoint (.pth, .pth.tar, .pt).
         None: on a board the bundle that this code came in; else the model that comes with the package.
-    backend : "native", "onnxruntime", "tvm", "torch" or None
+    engine : "native", "onnxruntime", "tvm", "torch" or None
         None: for a bundle native where its library is for this machine, else onnxruntime; onnxruntime for an .onnx
         file; torch for a checkpoint. `Model.note` says why native was not taken. "tvm" runs the library that
         `tsm-export --runtime tvm` added.
@@ -50,24 +50,24 @@ def load(path=None, backend=None, threads=None):
     MissingComponentError
         The engine is not installed; names the extra that brings it.
     BundleError, InputError
-        The file cannot be used, or not by this back end.
+        The file cannot be used, or not by this engine.
     """
-    if backend is not None:
-        choose(backend, BACKENDS, "back end")
+    if engine is not None:
+        choose(engine, ENGINES, "engine")
     if threads is not None and not (isinstance(threads, int) and 1 <= threads <= 64):
         raise InputError("the number of threads cannot be used", found=repr(threads), expected="1 to 64",
                          do="leave it out for the model's own")
     if isinstance(path, Bundle):
-        return _load_bundle(path, backend, threads)
+        return _load_bundle(path, engine, threads)
     path = default_model() if path is None else Path(path)
-    for suffixes, engine, what in (((".onnx",), "onnxruntime", "an ONNX file"), (CHECKPOINTS, "torch", "a checkpoint")):
+    for suffixes, fits, what in (((".onnx",), "onnxruntime", "an ONNX file"), (CHECKPOINTS, "torch", "a checkpoint")):
         if path.suffix in suffixes and path.is_file():
-            if backend not in (None, engine):
-                raise InputError(f"the {backend} back end cannot run {path.name}", found=what,
-                                 expected="a bundle" if backend != "torch" else "a checkpoint",
-                                 do=f"leave the back end out, or pass {engine}")
-            return _open(engine, path, threads)
-    return _load_bundle(open_bundle(path), backend, threads)
+            if engine not in (None, fits):
+                raise InputError(f"the {engine} engine cannot run {path.name}", found=what,
+                                 expected="a bundle" if engine != "torch" else "a checkpoint",
+                                 do=f"leave the engine out, or pass {fits}")
+            return _open(fits, path, threads)
+    return _load_bundle(open_bundle(path), engine, threads)
 
 
 def _open(engine, source, threads):
@@ -82,14 +82,14 @@ def _open(engine, source, threads):
     return getattr(module, name)(source, threads)
 
 
-def _load_bundle(bundle, backend, threads):
+def _load_bundle(bundle, engine, threads):
     from tsm_edge.runtimes.engines import native
 
-    if backend == "torch":
-        raise InputError("the torch back end cannot run a bundle", found=bundle.source, expected="a checkpoint",
+    if engine == "torch":
+        raise InputError("the torch engine cannot run a bundle", found=bundle.source, expected="a checkpoint",
                          do="load the checkpoint that the bundle was made from")
-    if backend is not None:
-        return _open(backend, bundle, threads)
+    if engine is not None:
+        return _open(engine, bundle, threads)
     note = native.unfit(bundle)
     if not note:
         try:

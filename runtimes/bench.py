@@ -33,13 +33,13 @@ def _main(argv, prog="python -m tsm_edge.runtimes.bench"):
     options = parser.parse_args(argv)
     if options.steps < 1:
         raise InputError("--steps cannot be used", found=options.steps, expected="1 or more", do="for example --steps 200")
-    model = load(options.bundle, options.backend, options.threads)
+    model = load(options.bundle, options.engine, options.threads)
     manifest, size = model.manifest, model.manifest["input"]
     print(f"{manifest['name']}: {len(model.classes)} classes, input {size['width']}x{size['height']}, {len(model.cache_shapes)} caches, "
-          f"{manifest['precision']}, {model.backend}" + (f" ({model.note})" if model.note else "")
+          f"{manifest['precision']}, {model.engine}" + (f" ({model.note})" if model.note else "")
           + ("" if manifest["trained"] else "\nUNTRAINED: random weights; its labels mean nothing."), file=sys.stderr)
     taken, threads = times(model, options.steps)
-    report = {"name": manifest["name"], "trained": manifest["trained"], "backend": model.backend, "machine": platform.machine(),
+    report = {"name": manifest["name"], "trained": manifest["trained"], "engine": model.engine, "machine": platform.machine(),
               "threads": threads, "steps": options.steps}
     report.update((f"p{at}_ms", float(np.percentile(taken, at))) for at in (50, 90, 99))
     if options.json:

@@ -1,6 +1,6 @@
-"""What every back end gives: a Model (immutable, shared) and its Streams (one camera's state each).
+"""What every engine gives: a Model (immutable, shared) and its Streams (one camera's state each).
 
-The semantics are the C runtime's, in all back ends: caches start at zero; with timestamps, a gap longer than the model
+The semantics are the C runtime's, in all engines: caches start at zero; with timestamps, a gap longer than the model
 allows (or time that runs backwards) resets the stream, and a frame that comes more than a quarter of a period before
 its due time is skipped.
 """
@@ -46,12 +46,12 @@ class Result(NamedTuple):
 class Model:
     """A loaded network. Thread-safe; make one stream for every camera.
 
-    manifest : dict. classes : list of str. backend : str, the back end's name.
-    note : str, why this back end was taken when it was not asked for; "" otherwise.
+    manifest : dict. classes : list of str. engine : str, the engine's name.
+    note : str, why this engine was taken when it was not asked for; "" otherwise.
     threads : int or None, of a step (0: the engine decides; None: the model's own).
     """
 
-    backend, threads = "", 0
+    engine, threads = "", 0
 
     def __init__(self, manifest):
         self.manifest, self.note = manifest, ""
@@ -98,7 +98,7 @@ class Model:
         return GestureEvents.of(self, fps)
 
     def __repr__(self):
-        return f"<tsm_edge Model {self.manifest.get('name', '')!r}, {self.backend}, {len(self.classes)} classes>"
+        return f"<tsm_edge Model {self.manifest.get('name', '')!r}, {self.engine}, {len(self.classes)} classes>"
 
 
 class Stream:
@@ -175,11 +175,11 @@ class Stream:
         Raises
         ------
         InputError
-            The back end is not torch (the others give logits only), the network does not end in global pooling and one
+            The engine is not torch (the others give logits only), the network does not end in global pooling and one
             linear layer, or no step was taken yet.
         """
         raise InputError("attention needs the network's last feature map",
-                         found=f"the {self.model.backend} back end, which gives logits only",
+                         found=f"the {self.model.engine} engine, which gives logits only",
                          expected="a checkpoint", do="load the checkpoint that it was made from")
 
     def close(self):

@@ -12,7 +12,7 @@ from tsm_edge import cli
 from tsm_edge.default import own_bundle
 from tsm_edge.errors import BundleError
 
-from . import BACKENDS, load
+from . import ENGINES, load
 from .bundle import open_bundle, read_golden
 from .preprocess import Preprocessor
 
@@ -23,9 +23,9 @@ MOVE_FACTOR = 100  # recorded logits must vary by this many fp32 tolerances over
 FRAMES_FACTOR = 10
 PASSED, FAILED = "passed", "failed"
 EPILOG = """examples:
-  tsm-verify dist/nano                            the back end that tsm_edge.load would take
-  tsm-verify dist/nano.zip --backend onnxruntime  the step graph instead of the compiled library
-  tsm-verify dist/host --json                     every measurement, for machines
+  tsm-verify dist/nano                           the engine that tsm_edge.load would take
+  tsm-verify dist/nano.zip --engine onnxruntime  the step graph instead of the compiled library
+  tsm-verify dist/host --json                    every measurement, for machines
 
 exit code: 0 all checks passed, 1 a check failed, 2 the bundle or the command cannot be used"""
 
@@ -69,7 +69,7 @@ def replay(model, golden):
     list of dict
         name, status ("passed", "failed"), max_abs_diff, tolerance, frames; for logits also max_abs_logit, argmax_flips.
     """
-    allowed = functools.partial(tolerance_of, model.manifest, model.backend == "native")
+    allowed = functools.partial(tolerance_of, model.manifest, model.engine == "native")
     rows = [_movement_row(golden["logits"])]
     stream, prepare = model.stream(), Preprocessor(model.manifest["input"])
     # The native library resizes for itself: that is what is checked where it runs.
@@ -105,14 +105,14 @@ def _logits_row(name, expected, got, relative):
             "argmax_flips": int((expected.argmax(1) != got.argmax(1)).sum())}
 
 
-def verify(path, backend=None, threads=None, say=lambda text: None):
+def verify(path, engine=None, threads=None, say=lambda text: None):
     """Verify a bundle: every file's hash, then the replay.
 
     Parameters
     ----------
     path : str or path
         Folder or .zip.
-    backend, threads :
+    engine, threads :
         As in `tsm_edge.load`.
     say : callable
         Told of the progress.
@@ -120,7 +120,7 @@ def verify(path, backend=None, threads=None, say=lambda text: None):
     Returns
     -------
     dict
-        status, backend, note, checks, ... ; what `tsm-verify --json` prints.
+        status, engine, note, checks, ... ; what `tsm-verify --json` prints.
 
     Raises
     ------
@@ -134,14 +134,14 @@ def verify(path, backend=None, threads=None, say=lambda text: None):
         raise BundleError("there is nothing to replay", found="a bundle without golden.npz",
                           expected="recorded frames and outputs", do="export the bundle again")
     golden = read_golden(bundle)
-    model = load(bundle, backend, threads)
-    say(f"back end: {model.backend}" + (f" ({model.note})" if model.note else ""))
+    model = load(bundle, engine, threads)
+    say(f"engine: {model.engine}" + (f" ({model.note})" if model.note else ""))
     rows = replay(model, golden)
     manifest = bundle.manifest
     failed = [row["name"] for row in rows if row["status"] != PASSED]
     return {"bundle": str(path), "name": manifest.get("name", ""), "trained": bool(manifest.get("trained", False)),
             "precision": manifest.get("precision", "fp32"), "target": (manifest.get("target") or {}).get("name", ""),
-            "machine": platform.machine(), "backend": model.backend, "note": model.note, "files": files,
+            "machine": platform.machine(), "engine": model.engine, "note": model.note, "files": files,
             "frames": len(golden["logits"]), "status": FAILED if failed else PASSED, "failed": failed, "checks": rows,
             "export": (manifest.get("verification") or {}).get("status", "not executed"),
             "seconds": time.perf_counter() - begin}
@@ -157,13 +157,13 @@ def _table(rows):
 
 
 def bundle_parser(prog, description, epilog=""):
-    """An argparse parser of a command that runs a bundle here: BUNDLE, --backend, --threads, --json."""
+    """An argparse parser of a command that runs a bundle here: BUNDLE, --engine, --threads, --json."""
     parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     own = own_bundle()
     parser.add_argument("bundle", metavar="BUNDLE", nargs="?" if own else None, default=own,
                         help="folder or .zip that tsm-export wrote" + (" (default: the one around this program)" if own else ""))
-    parser.add_argument("--backend", metavar="NAME", help=f"{', '.join(BACKENDS[:3])} (default: native where it fits)")
+    parser.add_argument("--engine", metavar="NAME", help=f"{', '.join(ENGINES[:3])} (default: native where it fits)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of a step (default: the model's)")
     parser.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return parser
@@ -172,8 +172,8 @@ def bundle_parser(prog, description, epilog=""):
 def _main(argv, prog="tsm-verify"):
     options = bundle_parser(prog, "Replay what an export recorded, on this machine: logits and caches, frame by frame.",
                             EPILOG.replace("tsm-verify", prog)).parse_args(argv)
-    print(f"{prog} {options.bundle} --backend {options.backend or 'auto'} --threads {options.threads or 'auto'}", file=sys.stderr)
-    report = verify(options.bundle, options.backend, options.threads, say=lambda text: print(text, file=sys.stderr))
+    print(f"{prog} {options.bundle} --engine {options.engine or 'auto'} --threads {options.threads or 'auto'}", file=sys.stderr)
+    report = verify(options.bundle, options.engine, options.threads, say=lambda text: print(text, file=sys.stderr))
     passed = report["status"] == PASSED
     if options.json:
         print(json.dumps(report, indent=2))
@@ -182,7 +182,7 @@ def _main(argv, prog="tsm-verify"):
             print(line)
         if not report["trained"]:
             print("UNTRAINED: this network has random weights; its labels mean nothing.")
-    where = f"{report['name']} by {report['backend']} on {report['machine']}"
+    where = f"{report['name']} by {report['engine']} on {report['machine']}"
     if passed:
         worst = max(row["max_abs_diff"] / row["tolerance"] for row in report["checks"] if row["max_abs_diff"] is not None)
         verdict = f"PASSED {where}: {report['frames']} frames, largest difference {worst:.1g} of what is allowed"

@@ -42,9 +42,9 @@ sys.path.insert(0, os.path.join(_HERE, "tsm_edge.pyz"))
 from tsm_edge import runtimes  # noqa: E402
 
 
-def load(path=os.path.dirname(_HERE), backend=None, threads=None):
+def load(path=os.path.dirname(_HERE), engine=None, threads=None):
     """A bundle's model (tsm_edge.runtimes.load)."""
-    return runtimes.load(path, backend, threads)
+    return runtimes.load(path, engine, threads)
 
 
 if __name__ == "__main__":

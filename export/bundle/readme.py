@@ -8,7 +8,7 @@ _FILES = {
     "manifest.json": "what the model is, what it expects, how it was verified, hashes of all files",
     "model.onnx": "the step graph, for onnxruntime and for looking at",
     "libtsm_model.so": "the compiled network with its runtime; needs libc and libm only",
-    "model_tvm.so": "the same kernels for TVM's own runtime; `tsm_edge.load(..., backend=\"tvm\")` runs it. Not needed otherwise",
+    "model_tvm.so": "the same kernels for TVM's own runtime; `tsm_edge.load(..., engine=\"tvm\")` runs it. Not needed otherwise",
     "libtsm_model.a": "the compiled network with its runtime, to be linked by the app",
     "tsm_edge.h": "the C interface of that library",
     "golden.npz": "a few frames with the logits and caches that must come out, for verification on the device",

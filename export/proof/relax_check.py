@@ -92,14 +92,14 @@ def check_relax(path, target, manifest, inputs, reference, work, tvm_runtime=Non
 def _reason(prefix, how, target, tvm_runtime):
     if tvm_runtime is None:
         return (f"no TVM runtime for {target.arch} was given (--tvm-runtime); the kernels inside are those of {toolchain.SONAME}. "
-                "On the device: tsm-verify --backend tvm")
+                "On the device: tsm_edge.pyz verify --engine tvm")
     if prefix is None:
         return how
     return "" if sysroot(target) else f"no glibc for {target.arch} is installed here"
 
 
 def _here(path, manifest, inputs, threads):
-    """The Trace of the library, by the back end that users take."""
+    """The Trace of the library, by the engine that users take."""
     from tsm_edge.runtimes.engines.tvm_library import StepLibrary
 
     step, logits = StepLibrary(path, threads), []

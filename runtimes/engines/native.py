@@ -104,7 +104,7 @@ class NativeModel(Model):
         The library is for another machine, does not load, or is not the one the manifest describes.
     """
 
-    backend = "native"
+    engine = "native"
 
     def __init__(self, bundle, threads=None):
         super().__init__(bundle.manifest)
@@ -112,7 +112,7 @@ class NativeModel(Model):
         if reason:
             raise BundleError("the bundle's library cannot run here", found=reason,
                               expected=f"a library for {platform.machine()} {platform.system()}",
-                              do="pass backend='onnxruntime', or export for this machine: tsm-export --target host")
+                              do="pass engine='onnxruntime', or export for this machine: tsm-export --target host")
         self._library = open_library(bundle)
         different = contradictions(self._library, self.manifest)
         if different:

@@ -20,7 +20,7 @@ def import_engine():
     try:
         import onnxruntime
     except ImportError as error:
-        raise MissingComponentError("the onnxruntime back end is not installed", found=str(error),
+        raise MissingComponentError("the onnxruntime engine is not installed", found=str(error),
                                     expected="the package onnxruntime",
                                     do="pip install 'tsm-edge[onnxruntime]'") from error
     return onnxruntime
@@ -40,7 +40,7 @@ class OnnxModel(Model):
     MissingComponentError, BundleError
     """
 
-    backend = "onnxruntime"
+    engine = "onnxruntime"
 
     def __init__(self, source, threads=None):
         engine = import_engine()

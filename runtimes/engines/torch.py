@@ -19,7 +19,7 @@ def import_engine():
     try:
         import torch
     except ImportError as error:
-        raise MissingComponentError("the torch back end is not installed", found=str(error),
+        raise MissingComponentError("the torch engine is not installed", found=str(error),
                                     expected="the package torch", do="pip install 'tsm-edge[export]'") from error
     return torch
 
@@ -52,7 +52,7 @@ class TorchModel(Model):
         Instead of what the network's card says.
     """
 
-    backend = "torch"
+    engine = "torch"
 
     def __init__(self, source, threads=None, manifest=None):
         torch = import_engine()

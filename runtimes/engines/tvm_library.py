@@ -29,7 +29,7 @@ def import_runtime():
         import tvm
         import tvm.runtime.vm
     except ImportError as error:
-        raise MissingComponentError("the tvm back end is not installed", found=str(error), expected="the package apache-tvm",
+        raise MissingComponentError("the tvm engine is not installed", found=str(error), expected="the package apache-tvm",
                                     do="pip install 'tsm-edge[export]', or apache-tvm alone") from error
     os.environ.setdefault("TVM_BIND_THREADS", "0")
     os.environ.setdefault("TVM_NUM_THREADS", str(os.cpu_count() or 1))
@@ -96,7 +96,7 @@ class TvmLibraryModel(Model):
     MissingComponentError, BundleError
     """
 
-    backend = "tvm"
+    engine = "tvm"
 
     def __init__(self, bundle, threads=None):
         super().__init__(bundle.manifest)

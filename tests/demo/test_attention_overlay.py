@@ -146,14 +146,14 @@ def test_what_gives_logits_only_is_refused_by_name(kind, tmp_path):
     assert not (tmp_path / "x.mp4").exists()
 
 
-def test_other_back_ends_and_headless_without_a_film_are_refused(checkpoint):
-    code, err = demo(checkpoint, "--attention", "--backend", "onnxruntime", "--headless", "--output", "x.mp4")
+def test_other_engines_and_headless_without_a_film_are_refused(checkpoint):
+    code, err = demo(checkpoint, "--attention", "--engine", "onnxruntime", "--headless", "--output", "x.mp4")
     assert code == 2 and "gives no attention" in err
     code, err = demo(checkpoint, "--attention", "--headless")
     assert code == 2 and "--output" in err
 
 
-def test_the_stream_of_another_back_end_says_what_to_load_instead(bundle):
+def test_the_stream_of_another_engine_says_what_to_load_instead(bundle):
     if importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("onnxruntime is not installed")
     from tsm_edge.runtimes import load

@@ -47,7 +47,7 @@ def test_a_rendered_gesture_runs_to_the_frame_limit(bundle):
     (["--source", "/dev/video987", "--headless"], ["no such camera"]),
     (["--source", "test://swiping lift", "--headless"], ["did you mean 'Swiping Left'"]),
     (["--source", "VIDEO", "--headless", "--output", "x.gif"], [".mp4"]),
-    (["--source", "VIDEO", "--headless", "--backend", "onnx"], ["did you mean 'onnxruntime'"]),
+    (["--source", "VIDEO", "--headless", "--engine", "onnx"], ["did you mean 'onnxruntime'"]),
     (["--source", "VIDEO", "--headless", "--max-frames", "0"], ["--max-frames"]),
     (["--source", "test://thumb-up", "--headless", "--input-rate", "nan"], ["frame rate"]),
     (["--source", "VIDEO", "--headless", "--events", "/no/where/x"], ["cannot be written"]),

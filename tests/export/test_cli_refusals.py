@@ -156,7 +156,7 @@ def test_the_next_commands_verify_the_library_for_tvm_on_the_board_too():
     report = ExportReport("m", "jetson-nano", "dist/my own", False, "fp32", 1, tvm={"library": "model_tvm.so"})
     command = shlex.split(cli._next_commands(report)[2], comments=True)
     assert command[:2] == ["ssh", "USER@BOARD"]
-    assert shlex.split(" ".join(command[2:])) == ["python3", "my own/device/tsm_edge.pyz", "verify", "--backend", "tvm"]
+    assert shlex.split(" ".join(command[2:])) == ["python3", "my own/device/tsm_edge.pyz", "verify", "--engine", "tvm"]
 
 
 def test_help_shows_examples(capsys):

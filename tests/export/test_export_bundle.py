@@ -103,7 +103,7 @@ def test_the_loaded_bundle_computes_what_the_network_computes_on_other_frames(ma
             module.n_segment = 5
     with torch.no_grad():
         expected = net(torch.from_numpy(inputs)).numpy()
-    stream = tsm_edge.load(made.path, backend="native").stream()
+    stream = tsm_edge.load(made.path, engine="native").stream()
     got = np.stack([stream.step_tensor(frame[None]) for frame in inputs])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-4 * max(1, np.abs(expected).max()))
 
@@ -111,7 +111,7 @@ def test_the_loaded_bundle_computes_what_the_network_computes_on_other_frames(ma
 def test_golden_frames_lead_to_the_golden_logits(made):
     golden = read_golden(open_bundle(made.path))
     assert 3 <= len(golden["frames"]) <= 6 and golden["frames"].shape[1:3] != (SIZE[1], SIZE[0])
-    stream = tsm_edge.load(made.path, backend="native").stream()
+    stream = tsm_edge.load(made.path, engine="native").stream()
     for frame, logits in zip(golden["frames"], golden["logits"]):
         assert np.abs(stream.step(frame).logits - logits).max() <= 1e-3 * max(1, np.abs(logits).max())
 

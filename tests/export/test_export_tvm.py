@@ -91,8 +91,8 @@ def test_logits_and_caches_are_torchs_over_chained_frames(made):
     inputs = image_like_frames(8, size, 99)
     with torch.no_grad():
         expected = set_segments(make().eval(), 8)(torch.from_numpy(inputs)).numpy()
-    stream = tsm_edge.load(made.path, backend="tvm").stream()
-    native = tsm_edge.load(made.path, backend="native").stream()
+    stream = tsm_edge.load(made.path, engine="tvm").stream()
+    native = tsm_edge.load(made.path, engine="native").stream()
     for frame, logits in zip(inputs, expected):
         ours, theirs = stream.step_tensor(frame[None]), native.step_tensor(frame[None])
         assert np.abs(ours - logits).max() <= 1e-4 * max(1, np.abs(expected).max())
@@ -120,7 +120,7 @@ def test_the_kernels_inside_are_those_of_the_native_library(made):
 def test_other_numbers_of_threads_give_the_same(made):
     size = NETWORKS[made.manifest["name"]][1]
     inputs = image_like_frames(3, size, 5)
-    streams = [tsm_edge.load(made.path, backend="tvm", threads=threads).stream() for threads in (1, 2)]
+    streams = [tsm_edge.load(made.path, engine="tvm", threads=threads).stream() for threads in (1, 2)]
     for frame in inputs:
         first, second = (stream.step_tensor(frame[None]) for stream in streams)
         np.testing.assert_array_equal(first, second)
@@ -130,17 +130,17 @@ def test_other_numbers_of_threads_give_the_same(made):
 def test_the_caller_is_not_bound_to_a_core(made):
     """TVM would bind the calling thread when its pool starts, and every thread made later with it."""
     code = ("import os, sys, numpy, tsm_edge; before = os.sched_getaffinity(0)\n"
-            "stream = tsm_edge.load(sys.argv[1], backend='tvm', threads=2).stream()\n"
+            "stream = tsm_edge.load(sys.argv[1], engine='tvm', threads=2).stream()\n"
             "stream.step_tensor(numpy.zeros(stream.model.input_shape, 'float32'))\n"
             "assert os.sched_getaffinity(0) == before")
     subprocess.run([sys.executable, "-c", code, str(made.path)], check=True)
 
 
 def test_tsm_verify_replays_it(made):
-    done = subprocess.run([sys.executable, "-m", "tsm_edge.runtimes.verify", str(made.path), "--backend", "tvm", "--json"],
+    done = subprocess.run([sys.executable, "-m", "tsm_edge.runtimes.verify", str(made.path), "--engine", "tvm", "--json"],
                           capture_output=True, text=True)
     report = json.loads(done.stdout)
-    assert done.returncode == 0 and report["backend"] == "tvm" and report["status"] == "passed" and not report["note"]
+    assert done.returncode == 0 and report["engine"] == "tvm" and report["status"] == "passed" and not report["note"]
 
 
 def test_a_benchmark_shows_it_beside_the_native_library(made):
@@ -158,20 +158,20 @@ def test_a_library_of_another_network_is_refused(made, tmp_path):
     manifest["classes"].append("one more")
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="do not belong together"):
-        tsm_edge.load(other, backend="tvm")
+        tsm_edge.load(other, engine="tvm")
     (other / LIBRARY).unlink()  # it is mapped
     (other / LIBRARY).write_bytes(b"\x7fELF" + bytes(100))
     entry = next(e for e in manifest["files"] if e["path"] == LIBRARY)
     entry.update(size=104, sha256=hashlib.sha256(b"\x7fELF" + bytes(100)).hexdigest())
     (other / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="cannot run here|cannot be loaded"):
-        tsm_edge.load(other, backend="tvm")
+        tsm_edge.load(other, engine="tvm")
 
 
 def test_without_tvm_the_package_to_install_is_named(made, monkeypatch):
     monkeypatch.setitem(sys.modules, "tvm", None)
     with pytest.raises(MissingComponentError) as error:
-        tsm_edge.load(made.path, backend="tvm")
+        tsm_edge.load(made.path, engine="tvm")
     assert "apache-tvm" in error.value.expected and error.value.exit_code == 2
 
 
@@ -198,7 +198,7 @@ def test_for_a_board_it_is_linked_but_never_called_passed(tmp_path, no_emulator)
     elf = read_elf(tmp_path / "b" / LIBRARY)
     assert elf.machine == "aarch64" and elf.soname == LIBRARY and not elf.rpath
     with pytest.raises(BundleError) as error:
-        tsm_edge.load(tmp_path / "b", backend="tvm")
+        tsm_edge.load(tmp_path / "b", engine="tvm")
     assert "aarch64" in error.value.found
 
 
@@ -234,13 +234,13 @@ def host_runtime():
 
 
 def test_tvms_runtime_alone_runs_it_without_python(made, tmp_path):
-    """The program that checks boards' libraries under an emulator, here without one: bit for bit what the back end gives."""
+    """The program that checks boards' libraries under an emulator, here without one: bit for bit what the engine gives."""
     from tsm_edge.runtimes.bundle import open_bundle, read_golden
 
     golden = read_golden(open_bundle(made.path))
     files = [host_runtime()[name] for name in relax_check.RUNTIME_FILES]
     trace = relax_check.replay([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
-    stream = tsm_edge.load(made.path, backend="tvm").stream()
+    stream = tsm_edge.load(made.path, engine="tvm").stream()
     for at, x in enumerate(golden["inputs"]):
         np.testing.assert_array_equal(stream.step_tensor(x[None]), trace.logits[at])
         for name, values in stream.state().items():

@@ -55,7 +55,7 @@ import json
 import tsm_edge
 from tsm_edge.runtimes.verify import verify
 model = tsm_edge.load(argv[0])
-print(json.dumps({"backend": model.backend, "note": model.note, "status": verify(argv[0])["status"]}))
+print(json.dumps({"engine": model.engine, "note": model.note, "status": verify(argv[0])["status"]}))
 """
 SYSTEMS = [("Windows", "AMD64"), pytest.param(("Darwin", "arm64"), marks=pytest.mark.slow)]
 
@@ -97,7 +97,7 @@ def test_it_is_verified_and_run_by_onnxruntime(bundle):
     done = python(_LOAD, system, folder)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert (found["backend"], found["status"]) == ("onnxruntime", "passed")
+    assert (found["engine"], found["status"]) == ("onnxruntime", "passed")
     assert found["note"] == f"the library is for Linux; this is {system[0]}"
 
 

@@ -1,4 +1,4 @@
-"""The native back end: threads, replaced libraries, kernel errors, profiles."""
+"""The native engine: threads, replaced libraries, kernel errors, profiles."""
 import shutil
 import sys
 import threading
@@ -61,14 +61,14 @@ def test_library_and_manifest_must_belong_together(native_bundle, toys, tmp_path
 @pytest.mark.parametrize("path, value", [
     ("input.mean", [0.0, 0.0, 0.0]), ("input.std", [1.0, 1.0, 1.0]), ("input.resize", "squash"), ("input.shorter_side", 40),
     ("input.filter", "bilinear"), ("precision", "fp16"), ("trained", True)])
-@pytest.mark.parametrize("backend", [None, "native"])
-def test_a_manifest_that_was_changed_does_not_belong_to_its_library(native_bundle, toys, tmp_path, path, value, backend):
+@pytest.mark.parametrize("engine", [None, "native"])
+def test_a_manifest_that_was_changed_does_not_belong_to_its_library(native_bundle, toys, tmp_path, path, value, engine):
     manifest = toys.manifest()
     *way, last = path.split(".")
     (manifest[way[0]] if way else manifest)[last] = value
     folder = toys.seal(shutil.copytree(native_bundle, tmp_path / "b"), **manifest)
     with pytest.raises(BundleError, match=f"(?s)belong together.*{last}"):
-        load(folder, backend)
+        load(folder, engine)
 
 
 @pytest.mark.parametrize("rows, columns", [(1, 40), (30, 1), (30, 40), (1, 1)])

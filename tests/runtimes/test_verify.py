@@ -24,10 +24,10 @@ def changed(toys, bundle, folder, **arrays):
     return toys.seal(folder)
 
 
-@pytest.mark.parametrize("backend", ["native", "onnxruntime"])
-def test_a_good_bundle_passes_with_every_measurement(native_bundle, toys, backend):
-    report = verify.verify(native_bundle, backend)
-    assert report["status"] == "passed" and report["backend"] == backend and report["frames"] == 6 and report["files"] == 3
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_a_good_bundle_passes_with_every_measurement(native_bundle, toys, engine):
+    report = verify.verify(native_bundle, engine)
+    assert report["status"] == "passed" and report["engine"] == engine and report["frames"] == 6 and report["files"] == 3
     names = [row["name"] for row in report["checks"]]
     assert names == ["recorded logits move", "preprocessing", "logits", "cache.a", "cache.b", "logits from frames"]
     logits = report["checks"][2]
@@ -56,7 +56,7 @@ def test_not_a_number_never_passes(native_bundle, toys, tmp_path):
     class Broken:
         def __init__(self, model):
             self.__dict__.update(vars(model))
-            self._model, self.backend = model, model.backend
+            self._model, self.engine = model, model.engine
 
         def stream(self):
             stream = self._model.stream()
@@ -89,9 +89,9 @@ def test_command_line_fails_with_exit_code_1(native_bundle, toys, tmp_path):
 
 
 def test_json_is_the_whole_report_and_nothing_else(native_bundle):
-    code, out, err = run(native_bundle, "--json", "--backend", "onnxruntime")
+    code, out, err = run(native_bundle, "--json", "--engine", "onnxruntime")
     report = json.loads(out)
-    assert code == 0 and report["status"] == "passed" and report["backend"] == "onnxruntime" and "PASSED" in err
+    assert code == 0 and report["status"] == "passed" and report["engine"] == "onnxruntime" and "PASSED" in err
 
 
 def test_wrong_bundles_and_options_exit_with_2(native_bundle, tmp_path):
@@ -99,7 +99,7 @@ def test_wrong_bundles_and_options_exit_with_2(native_bundle, tmp_path):
     with open(folder / "model.onnx", "ab") as file:
         file.write(b"x")
     for arguments, words in (((folder,), ("damaged", "found:", "expected:", "do:")), ((tmp_path / "no",), ("no such bundle",)),
-                             ((native_bundle, "--backend", "nativ"), ("did you mean 'native'",)), ((), ("BUNDLE",))):
+                             ((native_bundle, "--engine", "nativ"), ("did you mean 'native'",)), ((), ("BUNDLE",))):
         code, out, err = run(*arguments)
         assert code == 2 and all(word in err for word in words) and "PASSED" not in out
 

@@ -33,7 +33,7 @@ def test_own_gestures_from_recording_to_the_demo(tiny, tmp_path):
     assert manifest["stream"]["fps"] == pytest.approx(10 / 3, abs=0.01) and manifest["events"]["background"] == [0]
     found = json.loads(run("training.evaluate", "dist/mine", "--data", "clips/", "--stream", 120, "--json"))
     own = json.loads(run("training.evaluate", "runs/mine/final.pth", "--data", "clips/", "--json"))
-    assert found["backend"] == "native" and found["clips"] == 30 and found["confusion"] == own["confusion"]
+    assert found["engine"] == "native" and found["clips"] == 30 and found["confusion"] == own["confusion"]
     assert found["top1"] == own["top1"] == own["clip_top1"] > 0.9
     assert found["stream"]["exactly_one"] > 0.7 and found["stream"]["false_per_minute"] <= 2
     events = []

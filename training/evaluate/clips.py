@@ -11,7 +11,7 @@ from tsm_edge.errors import InputError
 class WholeClips:
     """A network that sees a clip at once (trained offline, or without shifts), with what `evaluate` asks of a model."""
 
-    backend = "torch"
+    engine = "torch"
 
     def __init__(self, net):
         from tsm_edge.runtimes.engines.torch import describe

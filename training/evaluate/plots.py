@@ -55,7 +55,7 @@ def write_confusion(path, table, classes):
 
 
 def print_figures(result):
-    print(f"{result['model']} ({result['backend']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
+    print(f"{result['model']} ({result['engine']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
           f"{len(result['classes'])} classes")
     how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
     print(f"{how}: top-1 {result['top1']:.2%}, top-5 {result['top5']:.2%}"

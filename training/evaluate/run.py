@@ -38,7 +38,7 @@ def parser():
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS", help="also a stream of this length: rendered gestures with rest "
                    "between them, or the clips joined (default: 0, none)")
     p.add_argument("--confusion", metavar="PNG", help="write the confusion matrix as a picture")
-    p.add_argument("--backend", metavar="NAME", help="native, onnxruntime or torch (default: what fits MODEL)")
+    p.add_argument("--engine", metavar="NAME", help="native, onnxruntime or torch (default: what fits MODEL)")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
 
     data = p.add_argument_group("the data")
@@ -79,7 +79,7 @@ def _main(argv):
     model = open_model(args)
     past = check_model(args, model)
     clips = open_clips(args, model)
-    result = {"model": str(args.model), "backend": model.backend, "shift": model.shift,
+    result = {"model": str(args.model), "engine": model.engine, "shift": model.shift,
               "sampling": clips.sampling, **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
     if model.net is not None and model.shift == "online":
         result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(model.net, clips)), clips.labels, 1)
@@ -176,11 +176,11 @@ def open_model(args):
         from tsm_edge.training.networks import open_network
 
         net, training = open_network(path), load_checkpoint(path).extra.get("training") or {}
-        if net.card.shift != "online" and args.backend in (None, "torch"):
+        if net.card.shift != "online" and args.engine in (None, "torch"):
             model = WholeClips(net)
             model.training = training
             return model
-    model = tsm_edge.load(args.model, backend=args.backend)
+    model = tsm_edge.load(args.model, engine=args.engine)
     model.net, model.shift, model.training = net, "online", training
     return model
 

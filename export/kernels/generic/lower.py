@@ -52,7 +52,7 @@ def lower(op, shapes, target):
             f"{op.name} cannot be compiled: {', '.join(dict.fromkeys(op.ops))}",
             found=f"{type(error).__name__}: {lines[-1] if lines else 'no message'}"[:400],
             expected="operations that our kernels or TVM's ONNX importer know",
-            do="replace that layer in the network, or run it on the model.onnx with backend='onnxruntime'") from error
+            do="replace that layer in the network, or run it on the model.onnx with engine='onnxruntime'") from error
 
 
 def _legalise(op, target):

@@ -73,7 +73,7 @@ def test_the_step_graph_gives_what_the_checkpoint_gives(online, clips, tmp_path,
     step = StepNetwork(net, input_size=(32, 32))
     export_onnx(step, tmp_path / "model.onnx", describe(net, step.cache_specs))
     graph, own = (run(capsys, model, "--data", clips) for model in (tmp_path / "model.onnx", online))
-    assert graph["backend"] == "onnxruntime" and "clip_top1" not in graph
+    assert graph["engine"] == "onnxruntime" and "clip_top1" not in graph
     assert all(graph[k] == own[k] for k in ("top1", "top5", "early", "confusion"))
 
 
@@ -296,7 +296,7 @@ def test_numbers_and_paths_are_refused_before_any_work(wrong, words, monkeypatch
 @pytest.mark.parametrize("shift, wrong, words", [
     ("online", ("--attention", "a.png", "--attention-class", "go-up"), "unknown class"),
     ("online", ("--past", "1:2"), "--past cannot"), ("offline", ("--stream", "5"), "only online networks"),
-    ("offline", ("--backend", "native"), "native back end cannot run"), ("offline", ("--backend", "navite"), "did you mean 'native'"),
+    ("offline", ("--engine", "native"), "native engine cannot run"), ("offline", ("--engine", "navite"), "did you mean 'native'"),
 ])
 def test_what_a_model_cannot_do_is_refused_before_any_work(checkpoint, shift, wrong, words, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
@@ -309,7 +309,7 @@ def test_what_a_model_cannot_do_is_refused_before_any_work(checkpoint, shift, wr
 @pytest.mark.parametrize("wrong, words", [
     (("--data", "/nowhere"), "no data set"), (("--past", "x"), "--past cannot"), (("--past", "0:1"), "--past cannot"),
     (("--clips-per-class", "0"), "cannot be used"), (("--confusion", "/nowhere/c.png"), "cannot be written"),
-    (("--data", "gestures"), "do not know the model's classes"), (("--backend", "navite"), "did you mean 'native'"),
+    (("--data", "gestures"), "do not know the model's classes"), (("--engine", "navite"), "did you mean 'native'"),
 ])
 def test_wrong_input_is_refused_with_what_to_do(online, clips, wrong, words):
     with pytest.raises(TsmEdgeError) as error:

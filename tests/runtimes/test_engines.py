@@ -1,4 +1,4 @@
-"""One interface: every back end gives the same logits, caches, resets and skips; what is missing is named."""
+"""One interface: every engine gives the same logits, caches, resets and skips; what is missing is named."""
 import gc
 import json
 import shutil
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tsm_edge.errors import BundleError, InputError, MissingComponentError
-from tsm_edge.runtimes import BACKENDS, load
+from tsm_edge.runtimes import ENGINES, load
 from tsm_edge.runtimes.interface import Clock
 
 
@@ -53,11 +53,11 @@ def tvm_model(native_bundle, toys, tmp_path_factory):
     return load(toys.seal(folder, runtime="tvm", tvm=described), "tvm")
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=ENGINES)
 def model(request):
     if request.param in ("torch", "tvm"):
         return request.getfixturevalue(request.param + "_model")
-    return load(request.getfixturevalue("native_bundle"), backend=request.param)
+    return load(request.getfixturevalue("native_bundle"), engine=request.param)
 
 
 def close(got, want):
@@ -158,7 +158,7 @@ def test_a_skipped_frame_repeats_the_last_result_and_leaves_the_state(model, toy
     assert all(np.array_equal(v, state[k]) for k, v in stream.state().items())
 
 
-def test_all_back_ends_keep_the_same_clock(native_bundle):
+def test_all_engines_keep_the_same_clock(native_bundle):
     """Against the C runtime, over odd clocks."""
     model, random = load(native_bundle, "native"), np.random.default_rng(1)
     for rate, fps, gap in ((30, 15, 1), (25, 12, 0.5), (60, 7.3, 0.2), (10, 24, 1)):
@@ -242,14 +242,14 @@ def test_streams_that_are_dropped_are_freed(native_bundle):
     assert memory() - before < 2 << 20
 
 
-# --- choosing a back end ------------------------------------------------------------------------------------------------
+# --- choosing a engine ------------------------------------------------------------------------------------------------
 
 
 def test_native_is_taken_where_the_library_fits_else_onnxruntime(native_bundle, onnx_bundle):
-    assert load(native_bundle).backend == "native" and load(native_bundle).note == ""
+    assert load(native_bundle).engine == "native" and load(native_bundle).note == ""
     model = load(onnx_bundle)
-    assert model.backend == "onnxruntime" and "no libtsm_model.so" in model.note
-    assert load(onnx_bundle / "model.onnx").backend == "onnxruntime"
+    assert model.engine == "onnxruntime" and "no libtsm_model.so" in model.note
+    assert load(onnx_bundle / "model.onnx").engine == "onnxruntime"
 
 
 @pytest.mark.parametrize("change, words", [
@@ -261,7 +261,7 @@ def test_a_library_for_another_machine_is_seen_before_it_is_loaded(toys, native_
     (folder / "libtsm_model.so").write_bytes(data)
     toys.seal(folder)
     model = load(folder)
-    assert model.backend == "onnxruntime" and words in model.note
+    assert model.engine == "onnxruntime" and words in model.note
     refused(lambda: load(folder, "native"), "cannot run here", words, "onnxruntime", kind=BundleError)
 
 
@@ -273,16 +273,16 @@ def test_a_damaged_library_is_refused_not_passed_over(native_bundle, tmp_path):
     refused(lambda: load(folder), "damaged", "sha256", kind=BundleError)
 
 
-@pytest.mark.parametrize("backend", [None, "native"])
+@pytest.mark.parametrize("engine", [None, "native"])
 @pytest.mark.parametrize("spoil", [lambda p: p.unlink(), lambda p: p.write_bytes(b""), lambda p: p.write_bytes(p.read_bytes()[:4000]),
                                    lambda p: p.write_bytes(b"\0" * p.stat().st_size)])
-def test_a_library_that_is_missing_or_no_longer_one_is_not_passed_over(native_bundle, tmp_path, spoil, backend):
+def test_a_library_that_is_missing_or_no_longer_one_is_not_passed_over(native_bundle, tmp_path, spoil, engine):
     folder = shutil.copytree(native_bundle, tmp_path / "b")
     spoil(folder / "libtsm_model.so")
-    refused(lambda: load(folder, backend), "libtsm_model.so", "copy the bundle again", kind=BundleError)
+    refused(lambda: load(folder, engine), "libtsm_model.so", "copy the bundle again", kind=BundleError)
 
 
-def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp_path):
+def test_unknown_and_unfit_engines_are_refused(native_bundle, onnx_bundle, tmp_path):
     refused(lambda: load(native_bundle, "nativ"), "'nativ'", "did you mean 'native'")
     refused(lambda: load(native_bundle, "torch"), "checkpoint")
     pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
@@ -294,13 +294,13 @@ def test_unknown_and_unfit_back_ends_are_refused(native_bundle, onnx_bundle, tmp
     refused(lambda: load(tmp_path / "x.onnx"), "cannot be loaded", kind=BundleError)
 
 
-@pytest.mark.parametrize("engine, backend, extra", [
+@pytest.mark.parametrize("package, engine, extra", [
     ("onnxruntime", "onnxruntime", "tsm-edge[onnxruntime]"), ("tvm", "tvm", "tsm-edge[export]"), ("torch", "torch", "tsm-edge[export]")])
-def test_a_missing_engine_is_named_with_its_extra(onnx_bundle, tmp_path, monkeypatch, engine, backend, extra):
-    monkeypatch.setitem(sys.modules, engine, None)  # import raises ImportError
+def test_a_missing_engine_is_named_with_its_extra(onnx_bundle, tmp_path, monkeypatch, package, engine, extra):
+    monkeypatch.setitem(sys.modules, package, None)  # import raises ImportError
     (tmp_path / "net.pth").write_bytes(b"")
-    path = tmp_path / "net.pth" if backend == "torch" else onnx_bundle
-    refused(lambda: load(path, backend), extra, "not installed", kind=MissingComponentError)
+    path = tmp_path / "net.pth" if engine == "torch" else onnx_bundle
+    refused(lambda: load(path, engine), extra, "not installed", kind=MissingComponentError)
 
 
 def test_importing_the_runtimes_brings_no_engine():
@@ -332,7 +332,7 @@ def test_a_checkpoint_runs_in_torch(tmp_path):
     net = tsm_edge.create_model("mobilenet_v2", 4, width=0.25, input_size=64, classes=list("abcd"))
     save_checkpoint(tmp_path / "net.pth", net, trained=True)
     model = tsm_edge.load(tmp_path / "net.pth")
-    assert (model.backend, model.classes, model.input_shape) == ("torch", list("abcd"), (1, 3, 64, 64))
+    assert (model.engine, model.classes, model.input_shape) == ("torch", list("abcd"), (1, 3, 64, 64))
     assert json.dumps(model.manifest) and model.manifest["trained"] is True and len(model.cache_shapes) == 10
     frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     set_segments(net, 1)
