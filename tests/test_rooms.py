@@ -16,6 +16,7 @@ FLOORS = (
     ("export/__init__.py export/cli.py", "export/pipeline.py", "export/keep.py",
      "export/bundle export/networks.py export/targets/boards.py",
      "export/proof export/tuning", "export/library", "export/kernels", "export/graph export/targets"),
+    ("training", "training/evaluate", "training/gestures/cli.py", "training/data training/networks.py", "training/gestures"),
     ("export/kernels", "export/kernels/blocks export/kernels/generic", "export/kernels/choose", "export/kernels/write",
      "export/kernels/arm"),
 )

@@ -24,9 +24,9 @@ from torch.nn.functional import cross_entropy
 
 from tsm_edge.checkpoints import save_whole
 from tsm_edge.errors import InputError
-from tsm_edge.training.gestures.hand_loss import WithHands, variance_of
 
 from .batches import Batches, frame_targets, normalise, read_batches
+from .hand_loss import WithHands, variance_of
 
 STATE = 2  # version of last.pt: raise it where a state means something else than before
 

@@ -14,7 +14,7 @@ ELEMENTWISE = frozenset("""Abs Add Ceil Celu Clip Cos Div Elu Erf Exp Floor Gelu
     ThresholdedRelu""".split())
 
 
-def place_layouts(ops, graph):
+def group_fallbacks(ops, graph):
     """Turn runs of ONNX nodes among `ops` into Fallback operations.
 
     Parameters
@@ -29,10 +29,10 @@ def place_layouts(ops, graph):
     (list, dict)
         Program operations only; shapes of all their tensors. A map's channels-first twin is called `<name>:chw`.
     """
-    return _Layouts(graph).run(ops)
+    return _Groups(graph).run(ops)
 
 
-class _Layouts:
+class _Groups:
     def __init__(self, graph):
         self.graph = graph
         self.out = []

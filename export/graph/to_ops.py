@@ -11,7 +11,7 @@ import numpy as np
 
 from tsm_edge.errors import InputError
 
-from .groups import place_layouts
+from .groups import group_fallbacks
 from .ops import Add, ApplySplice, Conv, Dense, GlobalAveragePool, Pool, Program, Splice, inputs_of, outputs_of
 from .read import read_graph
 
@@ -43,7 +43,7 @@ def import_onnx(model, frame="frame", logits="logits"):
     for node in graph.nodes:
         importer.visit(node)
     ops = _without_unused(importer.ops, set(graph.outputs))
-    ops, shapes = place_layouts(ops, graph)
+    ops, shapes = group_fallbacks(ops, graph)
     splices = {op_splice.cache: op_splice for op_splice in map(_splice_of, ops) if op_splice}
     listed = []
     for name in caches:  # a cache that is used in an unknown way has no channels of its own to name

@@ -6,7 +6,8 @@ import numpy as np
 from tsm_edge.cli import columns
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
-from tsm_edge.training.data import streams
+
+from . import streams
 
 
 def import_pyplot():

@@ -12,9 +12,8 @@ import numpy as np
 
 from tsm_edge import cli
 from tsm_edge.errors import InputError
-from tsm_edge.training.data import streams
 
-from . import scores
+from . import scores, streams
 from .clips import Clips, WholeClips, open_clips, picture_size
 from .plots import import_pyplot, print_figures, write_confusion
 

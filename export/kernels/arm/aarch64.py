@@ -29,7 +29,7 @@ def block_length(depth):
 
 
 @dataclass(frozen=True)
-class Layout:
+class Spacing:
     """How the rows of a tile lie in memory; distances in elements.
 
     steps : distance of each row from the first. plane : 0 where the channels of a row lie side by side; else a row has
@@ -41,18 +41,18 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Form:
+class TileForm:
     """Everything that shapes a tile's code.
 
-    spans : (channels, Layout) of each span. residual (channels side by side) : its rows' steps.
+    spans : (channels, Spacing) of each span. residual (channels side by side) : its rows' steps.
     limits : instead of bias and clip: there is no bias, and behind the weights come limits of their own for each channel
     (whether there is a lower, an upper one). narrow : all but the output is float32, the output float16; then `vectors`
     is even, two of them make one vector of the output, and `out` counts float16 elements.
     """
 
     vectors: int
-    spans: tuple[tuple[int, Layout], ...]
-    out: Layout
+    spans: tuple[tuple[int, Spacing], ...]
+    out: Spacing
     clip: tuple[float, float] | None
     residual: tuple[int, ...] | None = None
     element: str = "s"  # "s": float32, "h": float16
@@ -234,14 +234,14 @@ class _Tile(Assembly):
                     self.add(f"{word} {self.vector(self.acc(row, column))}, {self.vector(first + column)}, "
                              f"v{register}.{form.element}[{lane}]")
 
-    def span(self, number, channels, layout):
+    def span(self, number, channels, spacing):
         """All products of one span."""
         pointer = f"x{number}"
-        if layout.plane:
-            return self.turns(channels, lambda count, fresh=False: self.plane_of(pointer, layout, count, fresh), None)
+        if spacing.plane:
+            return self.turns(channels, lambda count, fresh=False: self.plane_of(pointer, spacing, count, fresh), None)
         rows = [pointer] + [f"row{i}" for i in range(1, self.form.rows)]
         for i in range(1, self.form.rows):
-            self.move(rows[i], rows[i - 1], layout.steps[i] - layout.steps[i - 1])
+            self.move(rows[i], rows[i - 1], spacing.steps[i] - spacing.steps[i - 1])
         self.turns(channels, lambda count, fresh=False: self.vectors_of(rows, fresh) if count == self.lanes else
                    self.rest(rows, count, channels, fresh), rows if self.pairs else None)
 
@@ -322,24 +322,24 @@ class _Tile(Assembly):
         for acc, register in pairs:
             self.add(f"fadd {self.vector(acc)}, {self.vector(acc)}, {self.vector(register)}")
 
-    def plane_of(self, pointer, layout, count, fresh):
+    def plane_of(self, pointer, spacing, count, fresh):
         """One vector of each row from a plane, `count` channels of it used; the pointer moves on to the next plane."""
-        self.each_run(pointer, layout, 1, lambda first, rows, _: (f"ld1 {self.list_of(first, rows)}", ()))
+        self.each_run(pointer, spacing, 1, lambda first, rows, _: (f"ld1 {self.list_of(first, rows)}", ()))
         self.steps([lambda row, k=k: (row, k) for k in range(count)], fresh)
 
-    def each_run(self, pointer, layout, planes, instruction, size=None):
+    def each_run(self, pointer, spacing, planes, instruction, size=None):
         """One instruction for up to four rows that lie side by side, in each of `planes` planes.
 
         instruction(first row, number of rows, plane), size -> as in each_row. The pointer ends at the next plane.
         """
         size = size or self.size
         runs = []
-        for row, step in enumerate(layout.steps):
-            if row and step == layout.steps[row - 1] + 16 // size and runs[-1][1] < 4:
+        for row, step in enumerate(spacing.steps):
+            if row and step == spacing.steps[row - 1] + 16 // size and runs[-1][1] < 4:
                 runs[-1][1] += 1
             else:
                 runs.append([row, 1])
-        starts = [layout.steps[row] for row, _ in runs] + [layout.plane]
+        starts = [spacing.steps[row] for row, _ in runs] + [spacing.plane]
         for plane in range(planes):
             for number, (first, rows) in enumerate(runs):
                 move = (starts[number + 1] - starts[number]) * size
@@ -423,8 +423,8 @@ class _Tile(Assembly):
     def finish(self):
         form = self.form
         self.start()
-        for number, (channels, layout) in enumerate(form.spans):
-            self.span(number, channels, layout)
+        for number, (channels, spacing) in enumerate(form.spans):
+            self.span(number, channels, spacing)
         if form.clip or form.limits is not None:
             self.clip()
         if form.narrow:

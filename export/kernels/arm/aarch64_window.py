@@ -13,7 +13,7 @@ from . import aarch64
 
 
 @dataclass(frozen=True)
-class Form:
+class BandForm:
     """Everything that shapes a band's code; pitches in elements.
 
     taps : (kh, kw); limits : whether there is a lower, an upper one (a vector each, after the taps).

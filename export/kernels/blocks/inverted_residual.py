@@ -53,7 +53,7 @@ def build(op, shapes, target, dtype="float32", form=None, choices=NONE):
     ----------
     op : ops.InvertedResidual for which `matches` holds.
     shapes : dict of tensor name -> (h, w, c).
-    form : strip_cost.Form; None takes the choices', or the cost model's.
+    form : strip_cost.StripForm; None takes the choices', or the cost model's.
     choices : Choices of tile, panel, strip and group.
 
     Returns

@@ -186,8 +186,8 @@ class _Builder:
                     span = tile.Span(self.inputs, e.bind(source + row * ic), tuple(i * ic for i in range(height)), ic)
                     out = tile.Rows(self.products, e.bind(result + row * group.width),
                                     tuple(i * group.width for i in range(height)))
-                    if tile.written_out(e, self.target, group, [(span, aarch64.Layout(span.steps), ic)], self.weights, at,
-                                        (out, aarch64.Layout(out.steps)), limits=(False, False)):
+                    if tile.written_out(e, self.target, group, [(span, aarch64.Spacing(span.steps), ic)], self.weights, at,
+                                        (out, aarch64.Spacing(out.steps)), limits=(False, False)):
                         continue
                     acc = tile.Tile(e, self.target, height, group.chunks)
                     acc.zero()

@@ -19,7 +19,7 @@ _COMPUTED = 1.5  # a byte of depthwise outputs computed for nothing, beside one 
 
 
 @dataclass(frozen=True)
-class Form:
+class StripForm:
     """How a block is cut up.
 
     rows : output rows of a strip; all of them or more: the image is one strip. group : output rows that one panel of
@@ -52,7 +52,7 @@ def apart(target):
 
 
 def choose(op, shapes, target, choices=NONE):
-    """The Form for a ops.InvertedResidual on `target`: the cheapest, but for what `choices` says."""
+    """The StripForm for a ops.InvertedResidual on `target`: the cheapest, but for what `choices` says."""
     sizes = _Sizes(op, shapes, target)
     form = min(_candidates(sizes, target), key=lambda form: (sizes.cost(form), sizes.uneven(form), -form.rows))
     if choices.strip is None and choices.group is None:
@@ -67,12 +67,12 @@ def _form(sizes, rows, group, target):
     if rows < sizes.oh:
         rows = -(-rows // group) * group
     if rows >= sizes.oh:
-        return Form(sizes.oh, group, target.threads)
-    return Form(rows, group, min(target.threads, -(-sizes.oh // rows)))
+        return StripForm(sizes.oh, group, target.threads)
+    return StripForm(rows, group, min(target.threads, -(-sizes.oh // rows)))
 
 
 def _candidates(sizes, target):
-    yield Form(sizes.oh, min(sizes.oh, 7), target.threads)
+    yield StripForm(sizes.oh, min(sizes.oh, 7), target.threads)
     for strips in range(2, sizes.oh + 1):
         rows = -(-sizes.oh // strips)
         for group in {min(sizes.group, rows), _divisor(rows, sizes.group) if sizes.apart else 0} - {0}:

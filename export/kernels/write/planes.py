@@ -166,7 +166,7 @@ def written_out_band(e, target, source, window, weights, limits, down, width, ou
     if target.arch != "aarch64" or not aarch64_window.fits(taps, stride, limits, min(4, width)):
         return False
     for start, count, rows in tile.split_rows(down, 8):
-        form = aarch64_window.Form(taps, stride, tuple(limits), rows, width, source.row, out.row,
+        form = aarch64_window.BandForm(taps, stride, tuple(limits), rows, width, source.row, out.row,
                                    aarch64.ELEMENTS[e.dtype])
         for index in range(count):
             y = start + index * rows
@@ -226,8 +226,8 @@ def compute(e, target, group, sources, weights, offset, out, block, limits, narr
     limits : whether there is a lower, an upper one. narrow : as for tile.compute.
     """
     steps = pixels(out, *block)
-    if tile.written_out(e, target, group, [(s.place, aarch64.Layout(s.steps, s.plane), s.count) for s in sources],
-                        weights, offset, (out, aarch64.Layout(steps, out.plane)), limits=limits, narrow=narrow):
+    if tile.written_out(e, target, group, [(s.place, aarch64.Spacing(s.steps, s.plane), s.count) for s in sources],
+                        weights, offset, (out, aarch64.Spacing(steps, out.plane)), limits=limits, narrow=narrow):
         return
     if narrow:
         raise ValueError("no tile of this form narrows its results")
@@ -244,8 +244,8 @@ def compute(e, target, group, sources, weights, offset, out, block, limits, narr
 
 def compute_rows(e, target, group, source, weights, offset, out, clip=None, residual=None):
     """From planes to channels last, with bias: as tile.compute; `source` is one Source."""
-    if tile.written_out(e, target, group, [(source.place, aarch64.Layout(source.steps, source.plane), source.count)],
-                        weights, offset, (out, aarch64.Layout(tuple(out.steps))), clip, residual):
+    if tile.written_out(e, target, group, [(source.place, aarch64.Spacing(source.steps, source.plane), source.count)],
+                        weights, offset, (out, aarch64.Spacing(tuple(out.steps))), clip, residual):
         return
     acc = PlaneTile(e, target, len(source.steps), group.chunks)
     acc.start(weights, offset)

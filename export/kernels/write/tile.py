@@ -203,8 +203,8 @@ def compute(e, target, group, spans, weights, offset, out, clip=None, residual=N
     out, residual : Rows at the panel's first channel; as many rows as the spans have.
     narrow : see `narrows`; for whole vectors of channels and shapes as `narrow_shape` gives them.
     """
-    if written_out(e, target, group, [(span, aarch64.Layout(span.steps), span.count) for span in spans], weights, offset,
-                   (out, aarch64.Layout(out.steps)), clip, residual, narrow=narrow):
+    if written_out(e, target, group, [(span, aarch64.Spacing(span.steps), span.count) for span in spans], weights, offset,
+                   (out, aarch64.Spacing(out.steps)), clip, residual, narrow=narrow):
         return
     if narrow:
         raise ValueError("no tile of this form narrows its results")
@@ -219,16 +219,16 @@ def written_out(e, target, group, sources, weights, offset, out, clip=None, resi
 
     Parameters
     ----------
-    sources : list of (place, aarch64.Layout, channels); out : (place, aarch64.Layout). A place has .buffer and .base.
+    sources : list of (place, aarch64.Spacing, channels); out : (place, aarch64.Spacing). A place has .buffer and .base.
     The rest is as for `compute`; with an output in planes all of a panel's channels are stored.
     """
-    place, layout = out
-    rows, vectors = len(layout.steps), len(group.chunks) * (2 if narrow else 1)
+    place, spacing = out
+    rows, vectors = len(spacing.steps), len(group.chunks) * (2 if narrow else 1)
     if target.arch != "aarch64" or not aarch64.fits(rows, vectors) or set(group.chunks) != {target.lanes}:
         return False
-    if not layout.plane and group.valid != group.width:
+    if not spacing.plane and group.valid != group.width:
         return False
-    form = aarch64.Form(vectors, tuple((channels, at) for _, at, channels in sources), layout, clip and tuple(clip),
+    form = aarch64.TileForm(vectors, tuple((channels, at) for _, at, channels in sources), spacing, clip and tuple(clip),
                         residual and residual.steps, aarch64.ELEMENTS["float32" if narrow else e.dtype], limits, narrow)
     places = [(weights, offset), (place.buffer, place.base)]
     places += [(residual.buffer, residual.base)] if residual else []

@@ -11,7 +11,7 @@ from tsm_edge.benchmarks import kernel_emulated, kernel_here  # noqa: E402
 from tsm_edge.errors import MissingComponentError  # noqa: E402
 from tsm_edge.export.graph import ops  # noqa: E402
 from tsm_edge.export.kernels.blocks import inverted_residual  # noqa: E402
-from tsm_edge.export.kernels.choose.strip_cost import Form  # noqa: E402
+from tsm_edge.export.kernels.choose.strip_cost import StripForm  # noqa: E402
 from tsm_edge.export.library import objects  # noqa: E402
 from tsm_edge.export.targets.boards import get_target  # noqa: E402
 
@@ -39,7 +39,7 @@ def strips():
     op = ops.InvertedResidual("block", conv("e", "x", "e", 64, 16, 1, 1), conv("d", "e", "d", 64, 1, 3, 3, groups=64, pad=1),
                               conv("p", "d", "out", 24, 64, 1, 1))
     shapes = {"x": (16, 8, 16), "e": (16, 8, 64), "d": (16, 8, 64), "out": (16, 8, 24)}
-    return lambda target: inverted_residual.build(op, shapes, target, form=Form(4, 4, 4))
+    return lambda target: inverted_residual.build(op, shapes, target, form=StripForm(4, 4, 4))
 
 
 @pytest.mark.parametrize("board", ["jetson-nano", "raspberry-pi-5", "raspberry-pi-32bit", "host"])

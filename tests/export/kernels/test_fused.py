@@ -13,7 +13,7 @@ from tsm_edge.export.graph import ops  # noqa: E402
 from tsm_edge.export.kernels import fusion  # noqa: E402
 from tsm_edge.export.kernels.blocks import inverted_residual  # noqa: E402
 from tsm_edge.export.kernels.choose import strip_cost  # noqa: E402
-from tsm_edge.export.kernels.choose.strip_cost import Form  # noqa: E402
+from tsm_edge.export.kernels.choose.strip_cost import StripForm  # noqa: E402
 from tsm_edge.export.targets import boards  # noqa: E402
 
 HOST = boards.get_target("host")
@@ -92,11 +92,11 @@ def check(case, target, form):
     compare(evaluate(inverted_residual.build(op, shapes, target, form=form), tensors, target), wanted)
 
 
-WHOLE, STRIPS, SHARED = Form(99, 3, 3), Form(4, 2, 1), Form(2, 1, 3)
+WHOLE, STRIPS, SHARED = StripForm(99, 3, 3), StripForm(4, 2, 1), StripForm(2, 1, 3)
 CASES = {
     "stride 1": (block(7, 5, 12, 36, 20), WHOLE),
-    "seven rows at once": (block(16, 6, 12, 36, 20), Form(99, 7, 1)),
-    "seven rows at once, stride 2": (block(15, 6, 12, 36, 20, stride=2), Form(99, 7, 1)),
+    "seven rows at once": (block(16, 6, 12, 36, 20), StripForm(99, 7, 1)),
+    "seven rows at once, stride 2": (block(15, 6, 12, 36, 20, stride=2), StripForm(99, 7, 1)),
     "stride 2": (block(9, 10, 12, 36, 20, stride=2), STRIPS),
     "splice and residual": (block(9, 10, 24, 64, 24, splice=(0, 3), residual=True), SHARED),
     "slice across vectors": (block(6, 7, 40, 48, 40, splice=(15, 33)), WHOLE),
@@ -148,7 +148,7 @@ def test_threads_change_no_bit(name):
     """Whole images and strips, in as many tasks as threads, in more, and in one."""
     op, shapes, tensors, _ = CASES[name][0]
     for rows, group in ((99, 3), (2, 1)):
-        alone, *shared = (evaluate(inverted_residual.build(op, shapes, HOST, form=Form(rows, group, tasks)), tensors, HOST)
+        alone, *shared = (evaluate(inverted_residual.build(op, shapes, HOST, form=StripForm(rows, group, tasks)), tensors, HOST)
                           for tasks in (1, 2, 5))
         for got in shared:
             assert all(np.array_equal(got[key], alone[key]) for key in alone)

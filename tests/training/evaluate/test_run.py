@@ -8,9 +8,9 @@ torch = pytest.importorskip("torch", reason="torch (extra [train]) is not instal
 
 from tsm_edge.checkpoints import load_checkpoint  # noqa: E402
 from tsm_edge.errors import TsmEdgeError  # noqa: E402
-from tsm_edge.training.data import streams  # noqa: E402
 from tsm_edge.training.evaluate import clips as clip_room  # noqa: E402
 from tsm_edge.training.evaluate import run as ev  # noqa: E402
+from tsm_edge.training.evaluate import streams  # noqa: E402
 from tsm_edge.training.evaluate.scores import clip_logits  # noqa: E402
 
 
@@ -159,7 +159,7 @@ def test_the_best_settings_see_through_glitches_that_the_first_ones_report():
         intervals.append({"label": names[k % 2], "start": len(labels) / 8, "end": (len(labels) + 9) / 8})
         labels += [k % 2] * 4 + [1 - k % 2] + [k % 2] * 4
     labels += [2] * 16
-    stream = streams.Stream(5 * np.eye(3, dtype=np.float32)[labels], intervals, names, 8.0)
+    stream = streams.AnsweredStream(5 * np.eye(3, dtype=np.float32)[labels], intervals, names, 8.0)
     before = stream.figures(settings)
     assert before["exactly_one"] == 0 and before["false_events"] > 12
     chosen, after = stream.best_settings(settings)
@@ -194,7 +194,7 @@ def test_merged_classes_are_the_other_one_on_a_stream():
     settings = {"window": 1, "hold": 1, "on": 0.3, "off": 0.1, "merge": {"1": 0, "3": 2}, "ignore": [], "background": [2]}
     labels = [2] * 8 + [1] * 8 + [3] * 16
     intervals = [{"label": names[k], "start": start, "end": end} for k, start, end in ((2, 0, 1), (1, 1, 2), (3, 2, 4))]
-    found = streams.Stream(9 * np.eye(4, dtype=np.float32)[labels], intervals, names, 8.0).figures(settings)
+    found = streams.AnsweredStream(9 * np.eye(4, dtype=np.float32)[labels], intervals, names, 8.0).figures(settings)
     assert (found["gestures"], found["exactly_one"], found["false_events"]) == (1, 1.0, 0)
 
 
@@ -266,8 +266,8 @@ def test_weights_that_diverged_are_refused(checkpoint, clips, tmp_path, shift):
 def test_a_stream_of_nonsense_or_without_gestures_is_refused():
     model, names = Oracle(["a", "b", "rest"]), ["a", "b", "rest"]
     with pytest.raises(TsmEdgeError, match="answers are no numbers"):
-        streams.Stream(np.full((8, 3), np.nan, np.float32), [], names, 4.0)
-    rest = streams.Stream(np.eye(3, dtype=np.float32)[[2] * 40], [{"label": "rest", "start": 0, "end": 10}], names, 4.0)
+        streams.AnsweredStream(np.full((8, 3), np.nan, np.float32), [], names, 4.0)
+    rest = streams.AnsweredStream(np.eye(3, dtype=np.float32)[[2] * 40], [{"label": "rest", "start": 0, "end": 10}], names, 4.0)
     assert rest.figures(model.manifest["events"])["exactly_one"] is None
     with pytest.raises(TsmEdgeError, match="no whole gesture"):
         rest.best_settings(model.manifest["events"])

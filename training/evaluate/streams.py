@@ -8,10 +8,11 @@ import numpy as np
 
 from tsm_edge.card import background_of
 from tsm_edge.errors import InputError
-from tsm_edge.training.evaluate import scores
+
+from . import scores
 
 
-class Stream:
+class AnsweredStream:
     """A model's logits over a stream, beside what was performed.
 
     logits : float32 [N, classes], of every frame
@@ -86,7 +87,7 @@ def rendered(model, seconds, size, seed=0, split="test"):
                 break
         intervals += [{**t, "start": t["start"] + begin / fps, "end": t["end"] + begin / fps} for t in performer.intervals]
     stream.close()
-    return Stream(np.array(logits, np.float32), intervals, model.classes, fps)
+    return AnsweredStream(np.array(logits, np.float32), intervals, model.classes, fps)
 
 
 def joined(model, clips, seconds, seed=0):
@@ -108,7 +109,7 @@ def joined(model, clips, seconds, seed=0):
     stream = model.stream(max_gap_seconds=0, fps=0)
     logits = [_step(stream, frame) for frame in frames()]
     stream.close()
-    return Stream(np.array(logits, np.float32), intervals, model.classes, fps)
+    return AnsweredStream(np.array(logits, np.float32), intervals, model.classes, fps)
 
 
 def sentence(figures):

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from tsm_edge.attention import split_network
-
-from .targets import TARGETS
+from tsm_edge.training.gestures.targets import TARGETS
 
 
 class WithHands(nn.Module):

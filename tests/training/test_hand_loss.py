@@ -8,8 +8,8 @@ from tsm_edge import create_model  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.training.data.augment import ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map  # noqa: E402
 from tsm_edge.training.gestures.clips import render_clip  # noqa: E402
-from tsm_edge.training.gestures.hand_loss import WithHands, variance_of  # noqa: E402
 from tsm_edge.training.gestures.targets import TARGETS, crop_hands, mirror_hands  # noqa: E402
+from tsm_edge.training.hand_loss import WithHands, variance_of  # noqa: E402
 from tsm_edge.training.loop import Options, Trainer  # noqa: E402
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
