@@ -9,6 +9,7 @@ written for Python 3.6, numpy 1.13 and OpenCV 4.1.
 """
 import importlib
 import importlib.util
+import os
 from pathlib import Path
 
 from tsm_edge.cli import choose
@@ -16,6 +17,7 @@ from tsm_edge.default import default_model
 from tsm_edge.errors import BundleError, InputError, MissingComponentError
 
 from .bundle import Bundle, open_bundle
+from .interface import Model
 
 ENGINES = ("native", "onnxruntime", "tvm", "torch")
 CHECKPOINTS = (".pth", ".pt", ".tar", ".ckpt", ".bin")
@@ -26,7 +28,7 @@ _ENGINES = {"native": ("native", "NativeModel"), "onnxruntime": ("onnx", "OnnxMo
 __all__ = ["ENGINES", "load"]
 
 
-def load(path=None, engine=None, threads=None):
+def load(path: "str | os.PathLike[str] | Bundle | None" = None, engine: "str | None" = None, threads: "int | None" = None) -> "Model":
     """Load a bundle, a step graph or a checkpoint.
 
     Parameters

@@ -13,6 +13,7 @@ import stat
 import tempfile
 import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,7 @@ def _product(shape):
     return functools.reduce(operator.mul, shape, 1)
 
 
-def parse_manifest(data, where="manifest.json", embedded=False):
+def parse_manifest(data: bytes, where: str = "manifest.json", embedded: bool = False) -> dict:
     """Bytes of a manifest -> checked dict.
 
     Raises
@@ -50,7 +51,7 @@ def parse_manifest(data, where="manifest.json", embedded=False):
     return manifest
 
 
-def check_file_list(manifest):
+def check_file_list(manifest: dict) -> dict:
     """The manifest's files as {path: (size, sha256)}; neither too many nor too large.
 
     Raises
@@ -72,16 +73,17 @@ class Bundle:
     manifest : dict, checked. folder : Path where its files lie. source : what was opened, as text.
     """
 
-    def __init__(self, folder, manifest, source, cleanup=None):
+    def __init__(self, folder: "str | os.PathLike[str]", manifest: dict, source: object,
+                 cleanup: "Callable[[], None] | None" = None) -> None:
         self.folder, self.manifest, self.source = Path(folder), manifest, str(source)
         self.files = check_file_list(manifest)
-        self._good = set()
+        self._good = set()  # type: set[str]
         self._cleanup = weakref.finalize(self, cleanup) if cleanup else None
 
-    def __contains__(self, name):
+    def __contains__(self, name: str) -> bool:
         return name in self.files
 
-    def file(self, name):
+    def file(self, name: str) -> Path:
         """Path of a file of the bundle, once its size and hash have been found right.
 
         Raises
@@ -115,14 +117,14 @@ class Bundle:
         self._good.add(name)
         return path
 
-    def check(self):
+    def check(self) -> int:
         """Check every file of the manifest; returns how many."""
         self._good.clear()
         for name in self.files:
             self.file(name)
         return len(self.files)
 
-    def close(self):
+    def close(self) -> None:
         """Remove what was unpacked from a zip. The bundle is not to be used afterwards."""
         if self._cleanup:
             self._cleanup()
@@ -135,7 +137,7 @@ def _sha256(file):
     return checksum.hexdigest()
 
 
-def open_bundle(path):
+def open_bundle(path: "str | os.PathLike[str]") -> Bundle:
     """Open a bundle: a folder, or the same folder zipped.
 
     Parameters
@@ -261,7 +263,7 @@ def contradictions(library, manifest):
     return words
 
 
-def read_golden(bundle):
+def read_golden(bundle: Bundle) -> dict:
     """The recorded frames and outputs, each array's shape and type checked before it is read.
 
     Returns

@@ -15,7 +15,7 @@ class Frame(NamedTuple):
 
     image: np.ndarray
     time: float
-    index: int
+    index: int  # type: ignore[assignment]
     taken: float
     capture_s: float
 

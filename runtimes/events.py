@@ -1,6 +1,7 @@
 """Gesture events from a stream's results: what began when, and when it was over."""
 import collections
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,12 +17,12 @@ class Event(NamedTuple):
 
     kind: str
     label: str
-    index: int
+    index: int  # type: ignore[assignment]
     start: float
-    end: float
+    end: "float | None"
     score: float
     start_frame: int
-    end_frame: int
+    end_frame: "int | None"
 
 
 class GestureEvents:
@@ -47,7 +48,7 @@ class GestureEvents:
         A configuration that cannot be.
     """
 
-    def __init__(self, classes, config=None, fps=0.0):
+    def __init__(self, classes: "Sequence[str]", config: "dict | None" = None, fps: float = 0.0) -> None:
         config = config or {}
         self.classes = list(classes)
         n = len(self.classes)
@@ -68,36 +69,36 @@ class GestureEvents:
                                       f"below {n}", do="correct \"events\" in manifest.json, or leave it out")
         self.period = 1.0 / fps if fps and fps > 0 else 1.0 / 30
         # A class is judged together with those that are merged into it.
-        self._groups = {}
+        self._groups = {}  # type: dict[int, list[int]]
         for a, b in self.merge.items():
             self._groups.setdefault(b, []).append(a)
         self.reset()
 
     @classmethod
-    def of(cls, model, fps=0.0):
+    def of(cls, model: Any, fps: float = 0.0) -> "GestureEvents":
         """With the configuration of a model's manifest. fps: of the source; 0: not known, the model's."""
         fps = fps or model.manifest.get("stream", {}).get("fps") or 0.0
         return cls(model.classes, model.manifest.get("events"), fps)
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget everything, without an event."""
-        self._logits = collections.deque(maxlen=self.window)
+        self._logits = collections.deque(maxlen=self.window)  # type: collections.deque[np.ndarray]
         self.label_index = min(self.background) if self.background else -1
         self._held = self.hold  # the first change is allowed
         self.scores = np.zeros(len(self.classes), np.float32)  # smoothed
-        self._open, self.frame, self.time = None, -1, None
+        self._open, self.frame, self.time = None, -1, None  # type: Event | None, int, float | None
 
     @property
-    def label(self):
+    def label(self) -> str:
         """The smoothed label now; "" before the first frame."""
         return self.classes[self.label_index] if self.label_index >= 0 else ""
 
     @property
-    def active(self):
+    def active(self) -> "Event | None":
         """The event that is going on, or None."""
         return self._open
 
-    def update(self, result, time=None, frame=None):
+    def update(self, result: Any, time: "float | None" = None, frame: "int | None" = None) -> "list[Event]":
         """Take one frame.
 
         Parameters
@@ -123,7 +124,7 @@ class GestureEvents:
             time = 0.0 if self.time is None else self.time + self.period
         self.time, self.frame = time, self.frame + 1 if frame is None else frame
         self._logits.append(logits)
-        mean = sum(self._logits) / len(self._logits)
+        mean = sum(self._logits) / len(self._logits)  # type: Any
         odds = np.exp(mean - mean.max())
         self.scores = (odds / odds.sum()).astype(np.float32)
         best = int(mean.argmax())
@@ -148,11 +149,11 @@ class GestureEvents:
         event, self._open = self._open, None
         return [event._replace(kind="end", end=time, end_frame=frame)] if event else []
 
-    def finish(self):
+    def finish(self) -> "list[Event]":
         """The stream is over: close the event that is going on, one period after the last frame."""
         return self._end(None if self.time is None else self.time + self.period, self.frame + 1)
 
-    def over(self, results):
+    def over(self, results: "Iterable[Any]") -> "Iterator[Event]":
         """Iterate over the events of an iterable of results, or of (time, result) pairs."""
         for item in results:
             time, result = item if isinstance(item, tuple) and len(item) == 2 else (None, item)

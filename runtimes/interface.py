@@ -34,7 +34,7 @@ class Result(NamedTuple):
     """
 
     label: str
-    index: int
+    index: int  # type: ignore[assignment]
     score: float
     scores: np.ndarray
     logits: np.ndarray
@@ -53,14 +53,14 @@ class Model:
 
     engine, threads = "", 0
 
-    def __init__(self, manifest):
+    def __init__(self, manifest: dict) -> None:
         self.manifest, self.note = manifest, ""
         self.classes = list(manifest["classes"])
         self.cache_shapes = {cache["name"]: tuple(cache["shape"]) for cache in manifest["caches"]}
         size = manifest["input"]
         self.input_shape = (1, 3, size["height"], size["width"])
 
-    def stream(self, colour="RGB", *, max_gap_seconds=None, fps=None):
+    def stream(self, colour: str = "RGB", *, max_gap_seconds: "float | None" = None, fps: "float | None" = None) -> "Stream":
         """A new stream, its caches zero.
 
         Parameters
@@ -93,7 +93,7 @@ class Model:
         # of an engine whose step is a pure function, self._infer; see EngineStream
         return EngineStream(self, self._infer, colour, max_gap_seconds, fps)
 
-    def events(self, fps=0.0):
+    def events(self, fps: float = 0.0) -> GestureEvents:
         """A GestureEvents with the manifest's configuration. fps: of the source; 0: not known, the model's."""
         return GestureEvents.of(self, fps)
 
@@ -109,10 +109,10 @@ class Stream:
 
     threads = 0
 
-    def __init__(self, model):
+    def __init__(self, model: Model) -> None:
         self.model = model
 
-    def step(self, frame, timestamp=None):
+    def step(self, frame: np.ndarray, timestamp: "float | None" = None) -> Result:
         """Take one frame.
 
         Parameters
@@ -132,7 +132,7 @@ class Stream:
         """
         raise NotImplementedError
 
-    def step_tensor(self, x):
+    def step_tensor(self, x: np.ndarray) -> np.ndarray:
         """Take one frame that is already the network's input.
 
         Parameters
@@ -146,15 +146,15 @@ class Stream:
         """
         raise NotImplementedError
 
-    def reset(self):
+    def reset(self) -> None:
         """Forget the past: zero caches, no clock."""
         raise NotImplementedError
 
-    def state(self):
+    def state(self) -> "dict[str, np.ndarray]":
         """The caches: {name: float32 [1, fold, h, w]}, copies."""
         raise NotImplementedError
 
-    def restore(self, state):
+    def restore(self, state: "dict[str, np.ndarray]") -> None:
         """Put back what `state()` gave, of this or another stream of the same model.
 
         Raises
@@ -164,7 +164,7 @@ class Stream:
         """
         raise NotImplementedError
 
-    def attention(self):
+    def attention(self) -> np.ndarray:
         """Where the network looked in the last step: evidence for every class at every place of the network's input.
 
         Returns
@@ -182,7 +182,7 @@ class Stream:
                          found=f"the {self.model.engine} engine, which gives logits only",
                          expected="a checkpoint", do="load the checkpoint that it was made from")
 
-    def close(self):
+    def close(self) -> None:
         """Free what the stream holds; also done when it is collected."""
 
     def __enter__(self):
@@ -219,7 +219,7 @@ class Stream:
         return {name: state[name] for name in want}
 
 
-def check_timestamp(timestamp):
+def check_timestamp(timestamp: "float | None") -> "int | None":
     """Seconds (finite) or None -> nanoseconds or None."""
     if timestamp is None:
         return None
@@ -260,7 +260,7 @@ class Clock:
         return reset, skip
 
 
-def softmax(logits):
+def softmax(logits: np.ndarray) -> np.ndarray:
     """float32 [classes] -> float32 [classes], sums to 1."""
     odds = np.exp(logits - logits.max())
     return odds / odds.sum()
@@ -284,7 +284,7 @@ class EngineStream(Stream):
         self._input = np.empty(model.input_shape, np.float32)
         self.reset()
 
-    def reset(self):
+    def reset(self) -> None:
         self._forget()
         self._clock.forget()
 
@@ -292,7 +292,7 @@ class EngineStream(Stream):
         self._state = {name: np.zeros(shape, np.float32) for name, shape in self.model.cache_shapes.items()}
         self._last = None
 
-    def step(self, frame, timestamp=None):
+    def step(self, frame: np.ndarray, timestamp: "float | None" = None) -> Result:
         check_frame(frame)
         now, reset = check_timestamp(timestamp), False
         if now is not None:
@@ -308,7 +308,7 @@ class EngineStream(Stream):
         self._last = logits
         return self._result(logits, reset, False, middle - begin, time.perf_counter() - middle)
 
-    def step_tensor(self, x):
+    def step_tensor(self, x: np.ndarray) -> np.ndarray:
         self._last, self._state = self._infer(self._check_tensor(x), self._state)
         return self._last.copy()
 
@@ -318,8 +318,8 @@ class EngineStream(Stream):
         return Result(self.model.classes[index], index, float(scores[index]), scores, logits.copy(), reset, skipped,
                       {"preprocess_ms": preprocess_s * 1e3, "step_ms": step_s * 1e3})
 
-    def state(self):
+    def state(self) -> "dict[str, np.ndarray]":
         return {name: np.array(value, np.float32) for name, value in self._state.items()}
 
-    def restore(self, state):
+    def restore(self, state: "dict[str, np.ndarray]") -> None:
         self._state = self._check_state(state)

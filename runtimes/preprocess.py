@@ -13,7 +13,7 @@ from tsm_edge.errors import InputError
 from tsm_edge.picture import geometry
 
 
-def check_frame(frame):
+def check_frame(frame: np.ndarray) -> None:
     """Refuse what is no picture.
 
     Raises
@@ -60,7 +60,7 @@ def matrices(height, width, spec):
             taps_matrix(width, scaled_w, left, spec["width"], antialias))
 
 
-def preprocess(frame, spec, colour="RGB"):
+def preprocess(frame: np.ndarray, spec: dict, colour: str = "RGB") -> np.ndarray:
     """One frame by the rule: the reference.
 
     Parameters

@@ -10,6 +10,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 from tsm_edge.cli import choose
@@ -118,7 +119,7 @@ def flip_frame(frame, method):
     return cv2.rotate(turned, cv2.ROTATE_180) if method == "upper-right-diagonal" else turned
 
 
-def kind_of(address):
+def kind_of(address: str) -> str:
     """What an address names: "camera", "csi", "stream", "file" or "test".
 
     Raises
@@ -145,7 +146,7 @@ def file_of(address):
     return path.lstrip("/") if os.name == "nt" and re.match("/[A-Za-z]:", path) else path  # file:///C:/clip.mp4
 
 
-def masked(address):
+def masked(address: str) -> str:
     """The address without its user and password, to be shown."""
     return re.sub(r"//[^/]*@", "//***@", address)
 
@@ -176,7 +177,8 @@ def asked_for(options):
     return {"width": options.input_width, "height": options.input_height, "fps": options.input_rate, "flip": options.input_flip}
 
 
-def open_source(address, *, width=None, height=None, fps=None, flip="none", **more):
+def open_source(address: str, *, width: "int | None" = None, height: "int | None" = None, fps: "float | None" = None,
+                flip: str = "none", **more: Any) -> Source:
     """Open what an address names.
 
     Parameters

@@ -2,9 +2,12 @@
 import argparse
 import functools
 import json
+import os
 import platform
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -52,7 +55,7 @@ def _compare(name, expected, got, relative):
             "tolerance": tolerance, "frames": len(expected)}
 
 
-def replay(model, golden):
+def replay(model: Any, golden: dict) -> "list[dict]":
     """Compare a model with what the export recorded.
 
     The recorded inputs go through the step, and after each frame the logits and every cache are compared. The recorded
@@ -76,7 +79,7 @@ def replay(model, golden):
     prepared = np.stack([getattr(stream, "preprocess", prepare)(frame) for frame in golden["frames"]])
     rows.append(_compare("preprocessing", golden["inputs"], prepared, 1e-4))
 
-    logits, caches = [], {name: [] for name in model.cache_shapes}
+    logits, caches = [], {name: [] for name in model.cache_shapes}  # type: list, dict[str, list]
     for x in golden["inputs"]:
         logits.append(stream.step_tensor(x[None]))
         for name, values in stream.state().items():
@@ -105,7 +108,8 @@ def _logits_row(name, expected, got, relative):
             "argmax_flips": int((expected.argmax(1) != got.argmax(1)).sum())}
 
 
-def verify(path, engine=None, threads=None, say=lambda text: None):
+def verify(path: "str | os.PathLike[str]", engine: "str | None" = None, threads: "int | None" = None,
+           say: "Callable[[str], object]" = lambda text: None) -> dict:
     """Verify a bundle: every file's hash, then the replay.
 
     Parameters

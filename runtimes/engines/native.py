@@ -19,8 +19,8 @@ from tsm_edge.runtimes.preprocess import check_frame
 # themselves when a model is created.)
 _LEVELS = {"x86-64-v2": {"sse4_2", "popcnt"}, "x86-64-v3": {"avx2", "fma", "bmi2"},
            "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}}
-_loaded = {}  # real path -> sha256 of the library that this process has mapped from there
-_libraries = {}  # sha256 -> Library: what is mapped stays mapped, so all bundles with the same library share one
+_loaded = {}  # type: dict[str, str]  # real path -> sha256 of the library that this process has mapped from there
+_libraries = {}  # type: dict[str, Library]  # sha256 -> Library: what is mapped stays mapped, so all bundles with the same library share one
 _lock = threading.RLock()
 
 
