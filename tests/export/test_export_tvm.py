@@ -220,14 +220,15 @@ def test_tvms_runtime_alone_runs_it_without_python(made, tmp_path):
 
     golden = read_golden(open_bundle(made.path))
     files = [host_runtime()[name] for name in relax_check.RUNTIME_FILES]
-    trace = relax_check.replay([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
+    trace = relax_check.run_vm_frames([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
     stream = tsm_edge.load(made.path, engine="tvm").stream()
     for at, x in enumerate(golden["inputs"]):
         np.testing.assert_array_equal(stream.step_tensor(x[None]), trace.logits[at])
         for name, values in stream.state().items():
             np.testing.assert_array_equal(values[0], trace.caches[name][at])
     with pytest.raises(RuntimeError, match="exit code"):
-        relax_check.replay([], made.path / "libtsm_model.so", get_target("host"), made.manifest, golden["inputs"], 1, tmp_path, files)
+        relax_check.run_vm_frames([], made.path / "libtsm_model.so", get_target("host"), made.manifest, golden["inputs"], 1, tmp_path,
+                                  files)
 
 
 def test_targets_without_a_shared_library_are_refused_in_python_too(tmp_path):
