@@ -151,7 +151,8 @@ def test_the_python_lines_of_a_boards_readme_run_as_they_stand(board, bare_pytho
 
     text = bundle_readme(json.loads((board / "manifest.json").read_text()), TARGETS["jetson-nano"], board.name, [])
     lines = text.split("With nothing installed but numpy:")[1].split("or with the package")[0].splitlines()
-    code = "\n".join(["import numpy; camera = numpy.zeros((2, 30, 40, 3), numpy.uint8)", *(line[4:] for line in lines), "print(result.label)"])
+    camera = "import numpy; camera = numpy.zeros((2, 30, 40, 3), numpy.uint8)"
+    code = "\n".join([camera, *(line[4:] for line in lines), "print(result.label)"])
     command, environment = bare_python()
     done = subprocess.run([*command, "-c", code], capture_output=True, text=True, cwd=board.parent, env=environment)
     assert done.stdout.strip() in toys.CLASSES, done.stderr
