@@ -52,6 +52,7 @@ def run(main: "Callable[[list[str]], int | None]", argv: "list[str] | None" = No
     _any_letter()
     try:
         code = _with_room(main, sys.argv[1:] if argv is None else argv) or 0
+        sys.stdout.flush()  # here it is found out that nobody reads, and not when Python ends
     except TsmEdgeError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code

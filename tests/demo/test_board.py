@@ -16,7 +16,7 @@ ALWAYS = {"window": 1, "hold": 1, "on": 0.0, "off": 0.0, "merge": {}, "ignore": 
 @pytest.fixture(scope="module")
 def board(bundle, toys, tmp_path_factory):
     if not (bundle / "libtsm_model.so").exists():
-        pytest.skip("gcc is not installed")
+        pytest.skip("neither gcc nor ziglang is installed")
     return toys.with_device(bundle, tmp_path_factory.mktemp("board") / "toy", events=ALWAYS, stream={"fps": 0, "max_gap_seconds": 1.0})
 
 

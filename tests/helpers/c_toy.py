@@ -2,10 +2,14 @@
 from __future__ import annotations
 
 import ctypes as ct
+import importlib.util
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from tsm_edge.runtimes.c_sources import EXPORTS, library_sources
 from tsm_edge.runtimes.c_sources import FOLDER as RUNTIME
@@ -81,8 +85,22 @@ def toy_frames(count, seed=0):
     return np.random.default_rng(seed).normal(size=(count, 3, HEIGHT, WIDTH)).astype(np.float32)
 
 
+def find_compiler():
+    """The command of a C compiler for this machine: gcc, else the zig that pip installs; None where there is neither."""
+    if shutil.which("gcc"):
+        return ("gcc",)
+    return (sys.executable, "-m", "ziglang", "cc", "-mcpu=baseline") if importlib.util.find_spec("ziglang") else None
+
+
+def host_compiler():
+    """The same, for a test that is skipped where there is none."""
+    return find_compiler() or pytest.skip("neither gcc nor ziglang is installed")
+
+
 def run(command, **options):
-    """Run a command; on failure show what it wrote."""
+    """Run a command; on failure show what it wrote. The test is skipped where the program is not installed."""
+    if "/" not in str(command[0]) and not shutil.which(command[0]):
+        pytest.skip(f"{command[0]} is not installed")
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -100,11 +118,11 @@ def defines(folder, **values):
     return [f'-DTOY_WEIGHTS="{header}"', *[f"-DTOY_{key}={value}" for key, value in values.items()]]
 
 
-def build_toy(folder, compiler=("gcc",), flags=("-O2",), name="libtoy.so", **values):
-    """Compile and link the toy model into a shared library, as the exporter does."""
+def build_toy(folder, compiler=None, flags=("-O2",), name="libtoy.so", **values):
+    """Compile and link the toy model into a shared library, as the exporter does. compiler: None for this machine's."""
     folder = Path(folder)
     library = folder / name
-    run([*compiler, "-std=c99", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *flags, "-I", RUNTIME,
+    run([*(compiler or host_compiler()), "-std=c99", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", *flags, "-I", RUNTIME,
          *defines(folder, **values), HERE / "toy_plan.c", *SOURCES,
          f"-Wl,--version-script={EXPORTS}", "-o", library, "-lm"])
     return library

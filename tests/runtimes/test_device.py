@@ -1,5 +1,6 @@
 """What lies in a bundle's device/ runs the package's own files: same verification, results and refusals, with nothing installed."""
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -181,5 +182,6 @@ def test_class_names_reach_a_terminal_that_knows_ascii_only(board, bare_python):
 def test_a_reader_who_has_seen_enough_is_no_error(board):
     code = "import os, sys; r, w = os.pipe(); os.close(r); os.dup2(w, 1); sys.argv = ['tsm_edge.pyz', 'verify']; import runpy; " \
            "runpy.run_path('tsm_edge.pyz', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=board / "device")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=board / "device",
+                          env={**os.environ, "PYTHONUNBUFFERED": ""})  # as it is, all is written when it ends
     assert done.returncode == 0 and "rror" not in done.stderr, done.stderr

@@ -48,7 +48,10 @@ def tvm_model(native_bundle, toys, tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it renames inputs; they are passed by position
         library = tvm.compile(from_onnx(toys.onnx_model()), target="llvm")
-    library.export_library(str(folder / "model_tvm.so"))
+    def link(output, objects, **options):
+        toys.toy.run([*toys.toy.host_compiler(), "-shared", "-fPIC", *objects, "-o", output])
+
+    library.export_library(str(folder / "model_tvm.so"), fcompile=link)
     described = {"library": "model_tvm.so", "entry": "main", "kernels": {}, "functions": [], "fallbacks": []}
     return load(toys.seal(folder, runtime="tvm", tvm=described), "tvm")
 

@@ -11,7 +11,7 @@ from tsm_edge.runtimes.c_sources import REPLAY
 
 ZIG = (sys.executable, "-m", "ziglang", "cc")
 TARGETS = {  # how to compile, how to run
-    "gcc": (("gcc",), ()),
+    "host": (None, ()),
     "zig-x86_64": ((*ZIG, "-target", "x86_64-linux-gnu.2.27"), ()),
     "zig-aarch64": ((*ZIG, "-target", "aarch64-linux-gnu.2.27"), ("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu")),
     "zig-armv7": ((*ZIG, "-target", "arm-linux-gnueabihf.2.27", "-mcpu=cortex_a53"),
@@ -22,6 +22,7 @@ WARNINGS = ("-Wall", "-Wextra", "-Wshadow", "-Wpointer-arith", "-Wstrict-prototy
 
 def target(name, kit):
     compiler, runner = TARGETS[name]
+    compiler = compiler or kit.host_compiler()
     if "ziglang" in compiler:
         pytest.importorskip("ziglang")
     for tool in (compiler[0], *runner[:1]):
@@ -30,9 +31,9 @@ def target(name, kit):
     return compiler, runner
 
 
-def program(kit, folder, compiler=("gcc",), flags=(), name="toy_program"):
+def program(kit, folder, compiler=None, flags=(), name="toy_program"):
     out = folder / name
-    kit.run([*compiler, "-std=gnu99", "-O2", "-g", "-pthread", *flags, "-I", kit.RUNTIME, *kit.defines(folder),
+    kit.run([*(compiler or kit.host_compiler()), "-std=gnu99", "-O2", "-g", "-pthread", *flags, "-I", kit.RUNTIME, *kit.defines(folder),
              kit.HERE / "toy_plan.c", kit.HERE / "toy_program.c", *kit.SOURCES, "-o", out, "-lm", "-ldl"])
     return out
 
@@ -69,7 +70,7 @@ def test_replay_of_every_build_equals_the_numpy_network(built, kit, name, tmp_pa
 
 @pytest.mark.parametrize("name", ["zig-aarch64", "zig-armv7"])
 def test_preprocessing_on_arm_equals_the_host(built, kit, name, tmp_path):
-    host, (_, _, arm, runner) = built("gcc")[2], built(name)
+    host, (_, _, arm, runner) = built("host")[2], built(name)
     np.random.default_rng(5).integers(0, 256, 61 * 47 * 4, dtype=np.uint8).tofile(tmp_path / "pixels.bin")
     for form, rotation in ((0, 0), (3, 90), (4, 180), (5, 270), (6, 0)):
         command = ["camera", form, 61, 47, rotation, tmp_path / "pixels.bin"]
@@ -117,7 +118,8 @@ def test_the_headers_example_compiles(kit, tmp_path):
     body = "\n".join(lines[:lines.index(next(line for line in lines if "tsm_model_destroy" in line)) + 1])
     (tmp_path / "x.c").write_text('#include "tsm_edge.h"\n#include <stdio.h>\nint use(const uint8_t *y, const uint8_t *vu, '
                                   f"int64_t t);\nint use(const uint8_t *y, const uint8_t *vu, int64_t t) {{\n{body}\nreturn 0;\n}}\n")
-    kit.run(["gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-I", kit.RUNTIME, "-c", tmp_path / "x.c", "-o", tmp_path / "x.o"])
+    kit.run([*kit.host_compiler(), "-std=c99", "-Wall", "-Wextra", "-Werror", "-I", kit.RUNTIME, "-c", tmp_path / "x.c",
+             "-o", tmp_path / "x.o"])
 
 
 @pytest.mark.parametrize("name, flags", [
@@ -125,7 +127,7 @@ def test_the_headers_example_compiles(kit, tmp_path):
     ("thread", ("-fsanitize=thread", "-O1")),
 ])
 def test_sanitizers_find_nothing(kit, tmp_path, name, flags):
-    out = program(kit, tmp_path, flags=flags)
+    out = program(kit, tmp_path, ("gcc",), flags)  # zig brings none of their libraries
     done = subprocess.run([out, "everything", "400"], capture_output=True, text=True)
     if "unexpected memory mapping" in done.stderr or "LeakSanitizer has encountered a fatal error" in done.stderr:
         pytest.skip(f"the {name} sanitizer does not run here: {done.stderr[:100]}")
@@ -133,7 +135,7 @@ def test_sanitizers_find_nothing(kit, tmp_path, name, flags):
 
 
 def test_thousands_of_steps_hold_no_more_memory(built, kit):
-    told = kit.run([built("gcc")[2], "everything", 4000])
+    told = kit.run([built("host")[2], "everything", 4000])
     early, late = ([int(n) for n in re.findall(rf"{word} (\d+)", told)] for word in ("early", "late"))
     assert len(early) == len(late) == 2 and min(early) > 100000
     assert late[1] - early[1] <= 16384, "3000 steps, 30 resets, 30 streams and 60 failures on a heap that has settled"
@@ -149,7 +151,7 @@ def test_a_single_threaded_step_allocates_locks_and_calls_the_system_never(kit, 
 
 
 def test_waiting_workers_use_no_cpu(built, kit):
-    assert float(kit.run([built("gcc")[2], "idle", 4]).splitlines()[0]) < 5, "milliseconds in half a second"
+    assert float(kit.run([built("host")[2], "idle", 4]).splitlines()[0]) < 5, "milliseconds in half a second"
 
 
 @pytest.mark.parametrize("arguments, words, code", [
@@ -162,7 +164,7 @@ def test_waiting_workers_use_no_cpu(built, kit):
     (["libm.so.6", "in", "1", "out"], "not a model library", 2),
 ])
 def test_replay_says_what_is_wrong(built, kit, tmp_path, arguments, words, code):
-    library, replay, _, _ = built("gcc")
+    library, replay, _, _ = built("host")
     kit.toy_frames(1).tofile(tmp_path / "in")
     done = subprocess.run([str(replay), *[str(library) if part == "LIB" else part for part in arguments]], cwd=tmp_path,
                           capture_output=True, text=True)
@@ -172,9 +174,9 @@ def test_replay_says_what_is_wrong(built, kit, tmp_path, arguments, words, code)
 @pytest.mark.parametrize("toy", [{}, {"MUTE": 1}], ids=["as it is", "kernels that ask for nothing by a strong name"])
 def test_replay_linked_with_an_archive_takes_our_symbols(kit, tmp_path, toy):
     flags = ["-std=gnu99", "-O2", "-I", kit.RUNTIME]
-    kit.run(["gcc", *flags, *kit.defines(tmp_path, **toy), "-c", kit.HERE / "toy_plan.c", *kit.SOURCES], cwd=tmp_path)
+    kit.run([*kit.host_compiler(), *flags, *kit.defines(tmp_path, **toy), "-c", kit.HERE / "toy_plan.c", *kit.SOURCES], cwd=tmp_path)
     kit.run(["ar", "rcs", "libtoy.a", *sorted(tmp_path.glob("*.o"))], cwd=tmp_path)
-    kit.run(["gcc", *flags, "-DTSM_REPLAY_STATIC", REPLAY, "libtoy.a", "-o", "replay", "-lm", "-pthread"],
+    kit.run([*kit.host_compiler(), *flags, "-DTSM_REPLAY_STATIC", REPLAY, "libtoy.a", "-o", "replay", "-lm", "-pthread"],
             cwd=tmp_path)
     kit.toy_frames(2).tofile(tmp_path / "in")
     assert kit.run(["./replay", "-", "in", 2, "out"], cwd=tmp_path).startswith("PASSED model=toy")

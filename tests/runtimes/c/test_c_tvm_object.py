@@ -77,7 +77,7 @@ def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
             seen.set(seen.get() + tirx.const(48 / 2048, "float32"))
     kernel = Kernel("state", "state", e.function("state"), (), 0)
     name, = compile_each([(None, kernel)], get_target("host"), tmp_path)
-    toy = link(kit, tmp_path / name, tmp_path, ("gcc",), plan=STATE_PLAN)
+    toy = link(kit, tmp_path / name, tmp_path, None, plan=STATE_PLAN)
     assert toy.create() == (0, "")
     for threads in (1, 2, 4):
         stream = toy.stream(threads=threads)
@@ -93,7 +93,7 @@ def test_what_a_kernel_keeps_for_each_thread_is_not_shared(kit, tmp_path):
 def link(kit, kernels, folder, compiler, shape="3", plan=PLAN):
     (folder / "plan.c").write_text(plan.replace("SHAPE", shape))
     library = folder / "libtvm.so"
-    kit.run([*compiler, "-std=gnu99", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-I", kit.RUNTIME, kernels,
+    kit.run([*(compiler or kit.host_compiler()), "-std=gnu99", "-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-I", kit.RUNTIME, kernels,
              folder / "plan.c", *kit.SOURCES, f"-Wl,--version-script={kit.RUNTIME / 'tsm_edge.map'}", "-Wl,-z,defs", "-o",
              library, "-lm", "-lpthread"])
     return kit.Toy(library)
@@ -125,7 +125,7 @@ def test_kernels_use_our_workspace_and_threads(kernels, kit, tmp_path, compiler)
 
 
 def test_a_kernels_complaint_reaches_the_caller(kernels, kit, tmp_path):
-    toy = link(kit, kernels, tmp_path, ("gcc",), shape="2")
+    toy = link(kit, kernels, tmp_path, None, shape="2")
     status, message = toy.create()
     assert status == 9 and "ValueError" in message and "x.shape[2]" in message and "3" in message
     assert not toy.model
