@@ -1,4 +1,4 @@
-"""For the tests of several rooms: sources that behave as told, and a Python with little installed."""
+"""For the tests of several rooms: the toy bundle, a video, sources that behave as told, a Python with little installed."""
 import importlib.util
 import sys
 import threading
@@ -6,6 +6,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+
+@pytest.fixture(scope="session")
+def toys():
+    """The module toy_bundle."""
+    import toy_bundle
+
+    return toy_bundle
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory, toys):
+    """45 frames of 96x64 at 15 frames a second, large colours moving."""
+    cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 15, (96, 64))
+    for frame in toys.smooth_frames(45, 64, 96):
+        writer.write(frame)
+    writer.release()
+    return path
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ def library_trace(bundle, target, inputs, work):
         raise MissingComponentError("there is no C library for the emulator", found="no AArch64 glibc",
                                     expected="/usr/aarch64-linux-gnu", do="apt install libc6-dev-arm64-cross")
     command = on_target.build_replay(SimpleNamespace(path=Path(bundle.file("libtsm_model.so"))), target, work, False)
-    trace, _, _ = on_target.replay([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
+    trace, _, _ = on_target.run_frames([*prefix, "-L", folder] if prefix else [], command, inputs, bundle.manifest, work, 1)
     return trace, how
 
 

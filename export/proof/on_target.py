@@ -151,7 +151,7 @@ def read_trace(path, frames, manifest):
     return Trace(values[:, :classes], caches)
 
 
-def replay(prefix, command, inputs, manifest, work, threads):
+def run_frames(prefix, command, inputs, manifest, work, threads):
     """Run the program over inputs (float32 [T, 3, H, W]). Returns (Trace, mean milliseconds a frame, threads used)."""
     source, result = Path(work) / "inputs.bin", Path(work) / "outputs.bin"
     np.ascontiguousarray(inputs, dtype="<f4").tofile(source)
@@ -209,13 +209,13 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     trace = None
     try:
         command = build_replay(library, target, work, static, cc)
-        trace, mean_ms, threads = replay(prefix, command, inputs, manifest, work, asked)
+        trace, mean_ms, threads = run_frames(prefix, command, inputs, manifest, work, asked)
         how += f", {threads} thread{'s' if threads != 1 else ''}" + ("" if prefix else f", {mean_ms:.1f} ms a frame")
         check = tolerances.compare(NAME, reference, trace, precision, how, rounding)
         if check.status == FAILED or threads == 1:
             return check, trace
         few = min(3, len(inputs))
-        alone, _, _ = replay(prefix, command, inputs[:few], manifest, work, 1)
+        alone, _, _ = run_frames(prefix, command, inputs[:few], manifest, work, 1)
         second = tolerances.compare(NAME, reference.head(few), alone, precision, "with one thread", rounding)
         return second if second.status == FAILED else check, trace
     except subprocess.TimeoutExpired:

@@ -73,7 +73,7 @@ def check_relax(path, target, manifest, inputs, reference, work, tvm_runtime=Non
             return tolerances.Check(NAME, tolerances.NOT_EXECUTED, detail=reason)
 
         def run(count, threads):
-            return replay([*prefix, "-L", sysroot(target)], path, target, manifest, inputs[:count], threads, work, tvm_runtime, cc)
+            return run_vm_frames([*prefix, "-L", sysroot(target)], path, target, manifest, inputs[:count], threads, work, tvm_runtime, cc)
 
     result = None
     for threads, count in {manifest["threads"]: len(inputs), 1: len(inputs) if manifest["threads"] == 1 else FEW}.items():
@@ -113,7 +113,7 @@ def _here(path, manifest, inputs, threads):
     return traces.Trace(np.stack(logits), {name: np.stack(values) for name, values in kept.items()})
 
 
-def replay(prefix, path, target, manifest, inputs, threads, work, tvm_runtime, cc=None):
+def run_vm_frames(prefix, path, target, manifest, inputs, threads, work, tvm_runtime, cc=None):
     """The Trace of the library in TVM's runtime alone, by a C program: no Python, no compiler.
 
     Parameters

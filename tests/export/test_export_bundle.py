@@ -13,6 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
+from own_net import OwnNet, own_net  # noqa: E402
 from torch import nn  # noqa: E402
 
 import tsm_edge  # noqa: E402
@@ -22,7 +23,7 @@ from tsm_edge.export.bundle.golden import golden_count  # noqa: E402
 from tsm_edge.export.bundle.write import notes_of  # noqa: E402
 from tsm_edge.export.proof.step import prove_step  # noqa: E402
 from tsm_edge.runtimes.bundle import open_bundle, read_golden  # noqa: E402
-from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
+from tsm_edge.sensitive import image_like_frames  # noqa: E402
 from tsm_edge.shift import insert_shifts  # noqa: E402
 from tsm_edge.step import StepNetwork  # noqa: E402
 
@@ -30,28 +31,9 @@ SIZE = (48, 40)
 OPTIONS = {"input_size": SIZE, "classes": ["left", "right", "nothing"], "trained": False, "name": "mine"}
 
 
-class Mine(nn.Module):
-    """Odd channel counts, a depthwise convolution, an activation that no kernel of ours has."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 19, 3, 2, 1, bias=False), nn.BatchNorm2d(19), nn.ReLU6())
-        self.a = nn.Sequential(nn.Conv2d(19, 38, 1), nn.ReLU6(), nn.Conv2d(38, 38, 3, 1, 1, groups=38), nn.Conv2d(38, 19, 1))
-        self.b = nn.Conv2d(19, 19, 3, 1, 1)
-        self.fc = nn.Linear(19, 3)
-
-    def forward(self, x):
-        x = self.stem(x)
-        x = x + self.a(x)
-        x = x + torch.tanh(self.b(x))
-        return self.fc(x.mean((2, 3)))
-
-
 def make_net():
     torch.set_num_threads(1)
-    net = Mine()
-    insert_shifts(net, lambda name, block: name in ("a", "b"))
-    return make_sensitive(net, 3, image_like_frames(16, SIZE, 3))
+    return own_net(SIZE)
 
 
 def export(output, **options):
@@ -157,7 +139,7 @@ def test_the_network_is_left_as_it_is_also_after_a_refusal(tmp_path):
 
 
 def test_a_network_without_shifts_has_a_note():
-    assert notes_of(StepNetwork(Mine(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
+    assert notes_of(StepNetwork(OwnNet(), SIZE)) == ["nothing is shifted in this network: it judges every frame by itself"]
     assert notes_of(StepNetwork(make_net(), SIZE)) == []
 
 
@@ -244,7 +226,7 @@ def test_weights_that_are_not_float32_are_refused(tmp_path, kind):
     assert "stem.0.weight" in error.value.found and "net.float()" in error.value.do
 
 
-class Batch(Mine):
+class Batch(OwnNet):
     """The norm takes the statistics of the clip."""
 
     def __init__(self):
@@ -252,22 +234,22 @@ class Batch(Mine):
         self.stem[1] = nn.BatchNorm2d(19, track_running_stats=False)
 
 
-class Chance(Mine):
+class Chance(OwnNet):
     def forward(self, x):
         return nn.functional.dropout(super().forward(x))
 
 
-class Mean(Mine):
+class Mean(OwnNet):
     def forward(self, x):
         return super().forward(x).mean(0, keepdim=True)
 
 
-class Nan(Mine):
+class Nan(OwnNet):
     def forward(self, x):
         return super().forward(x) * float("nan")
 
 
-class Running(Mine):
+class Running(OwnNet):
     def forward(self, x):
         return super().forward(x).cumsum(0)
 
@@ -282,7 +264,7 @@ def test_a_network_that_cannot_step_hears_why(kind, do):
 
 
 def test_a_network_that_looks_into_the_future_is_refused_by_its_layer(tmp_path):
-    net = Mine()
+    net = OwnNet()
     insert_shifts(net, lambda name, block: name == "b", future=(0, 1), past=(1, 2))
     with pytest.raises(InputError) as error:
         export_bundle(net, "host", tmp_path / "b", **OPTIONS)

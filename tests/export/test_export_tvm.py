@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch (extra [export]) is not installed")
 pytest.importorskip("tvm", reason="apache-tvm (extra [export]) is not installed")
 pytest.importorskip("ziglang", reason="ziglang (extra [export]) is not installed")
-from torch import nn  # noqa: E402
+from own_net import own_net  # noqa: E402
 
 import tsm_edge  # noqa: E402
 from tsm_edge.errors import BundleError, CheckFailedError, InputError, MissingComponentError  # noqa: E402
@@ -25,34 +25,15 @@ from tsm_edge.export.proof import relax_check  # noqa: E402
 from tsm_edge.export.targets.boards import TARGETS, get_target  # noqa: E402
 from tsm_edge.manifest import Manifest, validate  # noqa: E402
 from tsm_edge.sensitive import image_like_frames, make_sensitive  # noqa: E402
-from tsm_edge.shift import insert_shifts, set_segments  # noqa: E402
+from tsm_edge.shift import set_segments  # noqa: E402
 
 SIZE, ODD = (64, 48), (35, 27)
 LIBRARY = "model_tvm.so"
 
 
-class Odd(nn.Module):
-    """Odd sizes and channel counts, a residual connection, an activation that no kernel of ours has."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 19, 3, 2, 1), nn.ReLU6())
-        self.a = nn.Sequential(nn.Conv2d(19, 38, 1), nn.ReLU6(), nn.Conv2d(38, 38, 3, 1, 1, groups=38), nn.Conv2d(38, 19, 1))
-        self.b = nn.Conv2d(19, 19, 3, 1, 1)
-        self.fc = nn.Linear(19, 3)
-
-    def forward(self, x):
-        x = self.stem(x)
-        x = x + self.a(x)
-        x = x + torch.tanh(self.b(x))
-        return self.fc(x.mean((2, 3)))
-
-
 def odd_net():
     torch.manual_seed(0)
-    net = Odd()
-    insert_shifts(net, lambda name, block: name in ("a", "b"))
-    return make_sensitive(net, 3, image_like_frames(16, ODD, 3))
+    return own_net(ODD)
 
 
 def small_mobilenet():
@@ -239,14 +220,15 @@ def test_tvms_runtime_alone_runs_it_without_python(made, tmp_path):
 
     golden = read_golden(open_bundle(made.path))
     files = [host_runtime()[name] for name in relax_check.RUNTIME_FILES]
-    trace = relax_check.replay([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
+    trace = relax_check.run_vm_frames([], made.path / LIBRARY, get_target("host"), made.manifest, golden["inputs"], 2, tmp_path, files)
     stream = tsm_edge.load(made.path, engine="tvm").stream()
     for at, x in enumerate(golden["inputs"]):
         np.testing.assert_array_equal(stream.step_tensor(x[None]), trace.logits[at])
         for name, values in stream.state().items():
             np.testing.assert_array_equal(values[0], trace.caches[name][at])
     with pytest.raises(RuntimeError, match="exit code"):
-        relax_check.replay([], made.path / "libtsm_model.so", get_target("host"), made.manifest, golden["inputs"], 1, tmp_path, files)
+        relax_check.run_vm_frames([], made.path / "libtsm_model.so", get_target("host"), made.manifest, golden["inputs"], 1, tmp_path,
+                                  files)
 
 
 def test_targets_without_a_shared_library_are_refused_in_python_too(tmp_path):

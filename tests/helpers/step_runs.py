@@ -2,6 +2,7 @@
 import ctypes
 
 import numpy as np
+from c_toy import ModelInfo
 
 
 def frames_for(model, count=3, seed=1):
@@ -124,21 +125,6 @@ _RUN = {"Conv": _conv, "Dense": _dense, "Pool": _pool, "GlobalAveragePool": _glo
         "ApplySplice": _apply_splice, "Layout": _layout, "Fallback": _fallback}
 
 
-class Info(ctypes.Structure):
-    """tsm_model_info of tsm_edge.h."""
-
-    _fields_ = [("size", ctypes.c_size_t), ("name", ctypes.c_char_p), ("precision", ctypes.c_char_p),
-                ("manifest", ctypes.c_char_p), ("trained", ctypes.c_int32), ("num_classes", ctypes.c_int32),
-                ("width", ctypes.c_int32), ("height", ctypes.c_int32), ("resize", ctypes.c_int32),
-                ("shorter_side", ctypes.c_int32), ("antialias", ctypes.c_int32), ("colour", ctypes.c_int32),
-                ("mean", ctypes.c_float * 3), ("std", ctypes.c_float * 3), ("fps", ctypes.c_double),
-                ("max_gap_seconds", ctypes.c_double), ("default_threads", ctypes.c_int32),
-                ("num_caches", ctypes.c_int32), ("num_calls", ctypes.c_int32), ("frame_bits", ctypes.c_int32),
-                ("logits_bits", ctypes.c_int32)] + [(name, ctypes.c_uint64) for name in (
-                    "frame_bytes", "cache_bytes", "logits_bytes", "workspace_bytes", "arena_bytes", "scratch_bytes",
-                    "weight_bytes", "macs")]
-
-
 class Library:
     """The stateless step of a compiled library: frame and caches in, logits and caches out."""
 
@@ -150,7 +136,7 @@ class Library:
         words = ctypes.create_string_buffer(300)
         options = (ctypes.c_size_t * 3)(24, ctypes.addressof(words), 300)
         assert self.lib.tsm_model_create(options, ctypes.byref(self.model)) == 0, words.value
-        self.info = Info(size=ctypes.sizeof(Info))
+        self.info = ModelInfo()
         assert self.lib.tsm_model_get_info(self.model, ctypes.byref(self.info)) == 0
 
     def block(self, size):

@@ -12,17 +12,6 @@ from tsm_edge.runtimes.sources import FLIPS, csi_pipeline, flip_frame, kind_of, 
 cv2 = pytest.importorskip("cv2", reason="OpenCV (extra [demo]) is not installed")
 
 
-@pytest.fixture(scope="module")
-def video(tmp_path_factory, toys):
-    """45 frames of 96x64 at 15 frames a second."""
-    path = tmp_path_factory.mktemp("video") / "clip.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), 15, (96, 64))
-    for frame in toys.smooth_frames(45, 64, 96):
-        writer.write(frame)
-    writer.release()
-    return path
-
-
 def read_all(source):
     frames = []
     while (got := source.read()) is not None:

@@ -1,19 +1,15 @@
 """Tiny clips, runs and a checkpoint for the tests of training."""
-import importlib.util
-from pathlib import Path
-
 import pytest
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """The module tiny_runs beside this file."""
+    """The module tiny_runs."""
     pytest.importorskip("torch", reason="torch (extra [train]) is not installed").set_num_threads(1)
     pytest.importorskip("cv2", reason="OpenCV (extra [train]) is not installed")
-    spec = importlib.util.spec_from_file_location("tiny_runs", Path(__file__).with_name("tiny_runs.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import tiny_runs
+
+    return tiny_runs
 
 
 @pytest.fixture(scope="session")

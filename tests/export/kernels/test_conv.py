@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from spliced import spliced_input  # noqa: E402
+
 from tsm_edge.benchmarks.kernel_emulated import evaluate_emulated  # noqa: E402
 from tsm_edge.benchmarks.kernel_here import evaluate  # noqa: E402
 from tsm_edge.errors import MissingComponentError  # noqa: E402
@@ -32,15 +34,8 @@ def make(case):
     rng = np.random.default_rng(1)
     top, left, bottom, right = padding
     oh, ow = (height + top + bottom - kh) // sy + 1, (width + left + right - kw) // sx + 1
-    tensors = {"x": rng.standard_normal((height, width, ic)).astype("float32")}
+    tensors, source, splice, kept = spliced_input(rng, (height, width, ic), fold)
     shapes = {"x": (height, width, ic), "out": (oh, ow, oc)}
-    splice, source, kept = None, tensors["x"].astype(float), None
-    if fold:
-        start, stop = fold
-        splice = ops.Splice("cache", "next", start, stop)
-        tensors["cache"] = rng.standard_normal((height, width, stop - start)).astype("float32")
-        kept = tensors["x"][:, :, start:stop]
-        source[:, :, start:stop] = tensors["cache"]
     weight = (rng.standard_normal((oc, ic, kh, kw)) / np.sqrt(ic * kh * kw)).astype("float32")
     bias = rng.standard_normal(oc).astype("float32")
     padded = np.pad(source, ((top, bottom), (left, right), (0, 0)))

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from spliced import spliced_input  # noqa: E402
+
 from tsm_edge.benchmarks.kernel_emulated import evaluate_emulated  # noqa: E402
 from tsm_edge.errors import InputError, MissingComponentError  # noqa: E402
 from tsm_edge.export import kernels  # noqa: E402
@@ -36,13 +38,8 @@ def make(case):
     rng = np.random.default_rng(3)
     pad = size // 2
     oh, ow = (height + 2 * pad - size) // stride + 1, (width + 2 * pad - size) // stride + 1
-    tensors = {"x": half(rng.standard_normal((height, width, ic)))}
+    tensors, source, splice, kept = spliced_input(rng, (height, width, ic), (0, fold) if fold else None, half)
     shapes = {"x": (height, width, ic), "out": (oh, ow, oc)}
-    splice, source, kept = None, tensors["x"].copy(), None
-    if fold:
-        splice = ops.Splice("cache", "next", 0, fold)
-        tensors["cache"] = half(rng.standard_normal((height, width, fold)))
-        kept, source[:, :, :fold] = tensors["x"][:, :, :fold], tensors["cache"]
     weight = half(rng.standard_normal((oc, ic, size, size)) / np.sqrt(ic * size * size))
     bias = half(rng.standard_normal(oc))
     padded = np.pad(source, ((pad, pad), (pad, pad), (0, 0)))

@@ -6,6 +6,8 @@ import pytest
 
 pytest.importorskip("tvm")
 
+from spliced import spliced_input  # noqa: E402
+
 from tsm_edge.benchmarks.kernel_emulated import evaluate_emulated  # noqa: E402
 from tsm_edge.benchmarks.kernel_here import compile_kernel, evaluate  # noqa: E402
 from tsm_edge.errors import MissingComponentError  # noqa: E402
@@ -39,15 +41,8 @@ def make(case, seed=0):
     height, width, ic, oc, stride, clip, residual, fold = case
     rng = np.random.default_rng(seed)
     oh, ow = -(-height // stride), -(-width // stride)
-    tensors = {"x": rng.standard_normal((height, width, ic)).astype("float32")}
+    tensors, source, splice, kept = spliced_input(rng, (height, width, ic), fold)
     shapes = {"x": (height, width, ic), "out": (oh, ow, oc)}
-    splice, source, kept = None, tensors["x"].astype(float), None
-    if fold:
-        start, stop = fold
-        splice = ops.Splice("cache", "next", start, stop)
-        tensors["cache"] = rng.standard_normal((height, width, stop - start)).astype("float32")
-        kept = tensors["x"][:, :, start:stop]
-        source[:, :, start:stop] = tensors["cache"]
     weight = (rng.standard_normal((oc, ic, 1, 1)) / np.sqrt(ic)).astype("float32")
     bias = rng.standard_normal(oc).astype("float32")
     expected = source[::stride, ::stride] @ weight[:, :, 0, 0].T.astype(float) + bias

@@ -32,7 +32,7 @@ def test_a_compiled_network_gives_the_same_bytes_under_both(tmp_path, monkeypatc
 
     def run():
         prefix, how = on_target.emulator(target, static=True)
-        return on_target.replay(prefix, command, frames, manifest, tmp_path, 1)[0], how
+        return on_target.run_frames(prefix, command, frames, manifest, tmp_path, 1)[0], how
 
     usual, usually = run()
     monkeypatch.setattr(shutil, "which", lambda name: None)

@@ -287,11 +287,9 @@ def test_the_words_of_an_error_are_those_of_the_last_one(toy, kit):
 def test_a_forked_child_can_destroy_its_parents_stream(toy, kit):
     """And step one of its own. In processes of their own, for a child that hangs shall end with them."""
     code = f"""if True:
-        import importlib.util, os, sys, time
-        spec = importlib.util.spec_from_file_location("kit", {str(kit.HERE / "conftest.py")!r})
-        kit = importlib.util.module_from_spec(spec)
-        sys.modules["kit"] = kit
-        spec.loader.exec_module(kit)
+        import os, sys, time
+        sys.path.insert(0, {str(kit.HERE)!r})
+        import c_toy as kit
         toy = kit.Toy({toy.lib._name!r})
         toy.create()
         stream, frame = toy.stream(threads=2), kit.toy_frames(1)[0]

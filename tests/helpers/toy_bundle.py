@@ -1,27 +1,12 @@
-"""A whole bundle of a network small enough to write by hand: ONNX graph, C library, manifest, golden.npz.
-
-Not collected; test folders load it by path, for test folders are no packages.
-"""
+"""A whole bundle of a network small enough to write by hand: ONNX graph, C library, manifest, golden.npz."""
 import hashlib
-import importlib.util
 import json
 import shutil
 from pathlib import Path
 
+import c_toy as toy  # the network in C and in numpy: toy_weights, toy_reference, build_toy
 import numpy as np
 
-HERE = Path(__file__).resolve().parent
-
-
-def _load(path):
-    spec = importlib.util.spec_from_file_location("toy_" + path.parent.name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# The network in C and in numpy: toy_weights, toy_reference, build_toy.
-toy = _load(HERE / "runtimes" / "c" / "conftest.py")
 CLASSES = ["zero", "one", "two", "three", "four"]
 SHAPES = {"cache.a": (1, 2, toy.HEIGHT, toy.WIDTH), "cache.b": (1, 3, toy.HEIGHT, toy.WIDTH)}
 
