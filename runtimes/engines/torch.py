@@ -81,9 +81,7 @@ class TorchModel(Model):
         return logits[0], dict(zip(self.cache_shapes, caches))
 
     def _stream(self, colour, max_gap_seconds, fps):
-        stream = TorchStream(self, colour, max_gap_seconds, fps)
-        stream.threads = self.threads
-        return stream
+        return TorchStream(self, colour, max_gap_seconds, fps)
 
 
 class TorchStream(EngineStream):

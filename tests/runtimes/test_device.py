@@ -145,6 +145,19 @@ def test_the_module_gives_the_recorded_logits_and_events(board, toys):
     assert done.returncode == 0 and "PASSED" in done.stdout
 
 
+def test_the_python_lines_of_a_boards_readme_run_as_they_stand(board, bare_python, toys):
+    from tsm_edge.export.bundle.readme import bundle_readme
+    from tsm_edge.export.targets.boards import TARGETS
+
+    text = bundle_readme(json.loads((board / "manifest.json").read_text()), TARGETS["jetson-nano"], board.name, [])
+    lines = text.split("With nothing installed but numpy:")[1].split("or with the package")[0].splitlines()
+    camera = "import numpy; camera = numpy.zeros((2, 30, 40, 3), numpy.uint8)"
+    code = "\n".join([camera, *(line[4:] for line in lines), "print(result.label)"])
+    command, environment = bare_python()
+    done = subprocess.run([*command, "-c", code], capture_output=True, text=True, cwd=board.parent, env=environment)
+    assert done.stdout.strip() in toys.CLASSES, done.stderr
+
+
 def test_import_to_first_result_takes_less_than_a_second_of_work(board, bare_python):
     """Processor time, which a busy machine does not lengthen; there is nothing to wait for but the disk."""
     code = ("import sys, numpy as np, tsm_device; "

@@ -23,7 +23,7 @@ def model():
     import torch
 
     torch.set_num_threads(1)
-    return tsm_edge.load(find_default())
+    return tsm_edge.load()
 
 
 @pytest.fixture(scope="module")
