@@ -68,3 +68,8 @@ def test_one_package_is_asked_for_alike_by_every_extra():
 def test_no_extra_but_window_brings_an_opencv_that_needs_a_desktop_to_linux():
     brings = {extra for extra, requirement in requirements() if requirement.startswith("opencv-python>") and "!=" not in requirement}
     assert brings == {"window"}
+
+
+def test_the_workflow_does_nothing_but_call_the_script_of_ci():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    assert re.findall(r"^\s*(?:- )?run: (.+)$", text, re.M) == [".ci/run"]

@@ -1,8 +1,7 @@
-import time
-
 import numpy as np
 import pytest
 
+from tsm_edge.benchmarks import measure
 from tsm_edge.benchmarks.measure import Timing, interleave
 
 
@@ -24,12 +23,32 @@ def test_consecutive_steps_never_see_the_same_frame():
     assert all(x != y for x, y in zip(seen, seen[1:]))
 
 
-def test_paced_steps_start_no_faster_than_the_camera():
-    starts = []
-    interleave({"a": lambda f: starts.append(time.perf_counter())}, [0], rounds=1, steps_per_round=5, warmup=1, period=0.02)
-    assert min(np.diff(starts)) > 0.015  # the sleep may wake a little early after a late one
+class Clock:
+    """Stands for the module time: it moves by what is slept, and by what a step says that it takes."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
 
 
-def test_samples_hold_the_time_of_the_step_alone():
-    timing = interleave({"a": lambda f: time.sleep(0.01)}, [0], rounds=2, steps_per_round=3, warmup=0, period=0.03)["a"]
-    assert timing.samples.shape == (2, 3) and timing.best >= 0.01
+def test_paced_steps_start_no_faster_than_the_camera(monkeypatch):
+    clock, starts, lengths = Clock(), [], iter([0.001, 0.05, 0.001, 0.002, 0.001, 0.001])
+    monkeypatch.setattr(measure, "time", clock)
+
+    def step(frame):
+        starts.append(clock.now)
+        clock.sleep(next(lengths))
+
+    interleave({"a": step}, [0], rounds=1, steps_per_round=5, warmup=1, period=0.02)
+    np.testing.assert_allclose(np.diff(starts), [0.02, 0.05, 0.02, 0.02, 0.02])  # after a late one from then on: nothing is caught up
+
+
+def test_samples_hold_the_time_of_the_step_alone(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(measure, "time", clock)
+    timing = interleave({"a": lambda f: clock.sleep(0.01)}, [0], rounds=2, steps_per_round=3, warmup=0, period=0.03)["a"]
+    np.testing.assert_allclose(timing.samples, np.full((2, 3), 0.01))

@@ -207,3 +207,18 @@ def test_file_that_is_no_onnx_is_refused(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\x08\xff not a model")
     refused(path, "model.onnx", "cannot be read as ONNX")
+
+
+def test_the_steps_ends_are_float32_in_any_precision_whatever_they_are_called():
+    model, _ = graphs.no_caches()
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = {"frame": "picture", "logits": "answer"}.get(value.name, value.name)
+    for node in model.graph.node:
+        node.input[:] = ["picture" if name == "frame" else name for name in node.input]
+        node.output[:] = ["answer" if name == "logits" else name for name in node.output]
+    program = import_onnx(model, "picture", "answer")
+    first, last = program.ops[0], program.ops[-1]
+    assert isinstance(first, Conv) and first.x == "picture" and first.x_dtype == "float32"
+    assert isinstance(last, Dense) and last.out == "answer" and last.out_dtype == "float32"
+    inner = import_onnx(graphs.residual_splice()[0]).ops[1:-1]
+    assert [op for op in inner if getattr(op, "x_dtype", None) or getattr(op, "out_dtype", None)] == []
