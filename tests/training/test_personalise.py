@@ -31,8 +31,8 @@ def test_own_gestures_from_recording_to_the_demo(tiny, tmp_path):
     manifest = json.loads((tmp_path / "dist" / "mine" / "manifest.json").read_text())
     assert manifest["classes"] == sorted(LABELS, key=str.lower) and manifest["trained"]
     assert manifest["stream"]["fps"] == pytest.approx(10 / 3, abs=0.01) and manifest["events"]["background"] == [0]
-    found = json.loads(run("training.evaluate", "dist/mine", "--data", "clips/", "--stream", 120, "--json"))
-    own = json.loads(run("training.evaluate", "runs/mine/final.pth", "--data", "clips/", "--json"))
+    found = json.loads(run("training.evaluate.run", "dist/mine", "--data", "clips/", "--stream", 120, "--json"))
+    own = json.loads(run("training.evaluate.run", "runs/mine/final.pth", "--data", "clips/", "--json"))
     assert found["engine"] == "native" and found["clips"] == 30 and found["confusion"] == own["confusion"]
     assert found["top1"] == own["top1"] == own["clip_top1"] > 0.9
     assert found["stream"]["exactly_one"] > 0.7 and found["stream"]["false_per_minute"] <= 2
