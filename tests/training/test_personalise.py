@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,31 +15,30 @@ LABELS = {"swipe-left": "swiping-left", "swipe-right": "swiping-right", "No gest
 
 @pytest.mark.slow
 def test_own_gestures_from_recording_to_the_demo(tiny, tmp_path):
-    def run(module, *argv):
-        start = f"import sys; from tsm_edge.{module} import main; main(sys.argv[1:])"
-        done = subprocess.run([sys.executable, "-c", start, *map(str, argv)], cwd=tmp_path, env=tiny.environment(),
+    def run(command, *argv):
+        done = subprocess.run([Path(sys.executable).with_name(command), *map(str, argv)], cwd=tmp_path, env=tiny.environment(),
                               capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
         assert any(text.strip().split("\n")[-1].startswith("PASSED") for text in (done.stdout, done.stderr))
         return done.stdout
 
     for label, gesture in LABELS.items():
-        run("training.record", "--label", label, "--output", "clips/", "--source", f"test://{gesture}", "--headless")
-    run("training.train", "--init", "default", "--data", "clips/", "--output", "runs/mine", "--threads", 1)
+        run("tsm-record", "--label", label, "--output", "clips/", "--source", f"test://{gesture}", "--headless")
+    run("tsm-train", "--init", "default", "--data", "clips/", "--output", "runs/mine", "--threads", 1)
     if not shutil.which("gcc") and not shutil.which("cc"):
         pytest.importorskip("ziglang", reason="no C compiler")
-    run("export.cli", "--checkpoint", "runs/mine/final.pth", "--target", "host", "--output", "dist/mine")
+    run("tsm-export", "--checkpoint", "runs/mine/final.pth", "--target", "host", "--output", "dist/mine")
     manifest = json.loads((tmp_path / "dist" / "mine" / "manifest.json").read_text())
     assert manifest["classes"] == sorted(LABELS, key=str.lower) and manifest["trained"]
     assert manifest["stream"]["fps"] == pytest.approx(10 / 3, abs=0.01) and manifest["events"]["background"] == [0]
-    found = json.loads(run("training.evaluate.run", "dist/mine", "--data", "clips/", "--stream", 120, "--json"))
-    own = json.loads(run("training.evaluate.run", "runs/mine/final.pth", "--data", "clips/", "--json"))
+    found = json.loads(run("tsm-eval", "dist/mine", "--data", "clips/", "--stream", 120, "--json"))
+    own = json.loads(run("tsm-eval", "runs/mine/final.pth", "--data", "clips/", "--json"))
     assert found["engine"] == "native" and found["clips"] == 30 and found["confusion"] == own["confusion"]
     assert found["top1"] == own["top1"] == own["clip_top1"] > 0.9
     assert found["stream"]["exactly_one"] > 0.7 and found["stream"]["false_per_minute"] <= 2
     events = []
     for k in range(4):
-        run("demo.cli", "dist/mine", "--source", f"clips/swipe-left/{k:04d}.mp4", "--headless", "--events", "events.jsonl")
+        run("tsm-demo", "dist/mine", "--source", f"clips/swipe-left/{k:04d}.mp4", "--headless", "--events", "events.jsonl")
         events += [json.loads(line) for line in open(tmp_path / "events.jsonl")]
     assert {event["label"] for event in events if event["event"] == "start"} == {"swipe-left"}
 
