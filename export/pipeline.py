@@ -147,7 +147,7 @@ def prove_library(job):
         moved = float(np.max(np.abs(rounding.logits - job.reference.logits)))
         job.progress.note(f"logits move by {moved:.2g} by rounding to half precision alone")
     check, trace = check_library(job.library, job.target, job.manifest, job.inputs, job.reference, job.work / "replay", job.precision,
-                                 job.cc, rounding)
+                                 job.cc, rounding, job.progress.note)
     checks = [check]
     if job.tvm_library and check.status != tolerances.FAILED:
         checks.append(check_relax(job.tvm_library.path, job.target, job.manifest, job.inputs, job.reference, job.work / "tvm replay",

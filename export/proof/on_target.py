@@ -182,7 +182,7 @@ def way_to_run(target):
     return [*prefix, "-L", folder] if folder else prefix, how, False, 0
 
 
-def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None):
+def check_library(library, target, manifest, inputs, reference, work, precision="fp32", cc=None, rounding=None, progress=None):
     """Chain the compiled library over `inputs` and compare logits and all caches with the torch reference.
 
     Parameters
@@ -195,6 +195,8 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     work : Path
         Created; the program and its files go there.
     precision, rounding : as for `tolerances.compare`
+    progress : callable or None
+        Given a line of text at every step.
 
     Returns
     -------
@@ -206,9 +208,11 @@ def check_library(library, target, manifest, inputs, reference, work, precision=
     prefix, how, static, asked = way_to_run(target)
     if prefix is None:
         return Check(NAME, NOT_EXECUTED, detail=how), None
-    trace = None
+    say, trace = progress or (lambda text: None), None
     try:
+        say("linking the replay program" + (" with musl libc, which zig builds once on a machine: up to a minute" if static else ""))
         command = build_replay(library, target, work, static, cc)
+        say(f"running {len(inputs)} frames")
         trace, mean_ms, threads = run_frames(prefix, command, inputs, manifest, work, asked)
         how += f", {threads} thread{'s' if threads != 1 else ''}" + ("" if prefix else f", {mean_ms:.1f} ms a frame")
         check = tolerances.compare(NAME, reference, trace, precision, how, rounding)

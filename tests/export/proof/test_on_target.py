@@ -11,8 +11,8 @@ from tsm_edge.export.targets.boards import TARGETS
 
 @pytest.fixture
 def run(tiny, tiny_inputs, tmp_path):
-    return lambda library, target: on_target.check_library(
-        library, target, tiny.manifest, tiny_inputs, tiny.trace(tiny_inputs), tmp_path / "work")
+    return lambda library, target, progress=None: on_target.check_library(
+        library, target, tiny.manifest, tiny_inputs, tiny.trace(tiny_inputs), tmp_path / "work", progress=progress)
 
 
 def need(target):
@@ -23,7 +23,9 @@ def need(target):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_host_library_is_run_and_measured(run, make_tiny_library, threads):
     host = dataclasses.replace(TARGETS["host"], threads=threads)
-    check, _ = run(make_tiny_library(host, threads), host)
+    said = []
+    check, _ = run(make_tiny_library(host, threads), host, said.append)
+    assert said == ["linking the replay program", "running 16 frames"]
     assert check.status == PASSED and check.frames == 16, check.detail
     assert check.max_abs_diff <= check.tolerance and "on this machine" in check.detail and "ms a frame" in check.detail
 
@@ -43,8 +45,10 @@ def test_without_a_sysroot_the_same_objects_are_linked_statically_and_that_is_sa
     target = TARGETS["jetson-nano"]
     need(target)
     monkeypatch.setattr(on_target, "sysroot", lambda target: None)
-    check, _ = run(make_tiny_library(target), target)
+    said = []
+    check, _ = run(make_tiny_library(target), target, said.append)
     assert check.status == PASSED and "musl" in check.detail and "no glibc" in check.detail, check.detail
+    assert "once on a machine" in said[0]  # the first time is the longest part of an export
 
 
 def test_an_android_archive_is_proven_by_a_static_program_and_that_is_said(run, make_tiny_library):
