@@ -84,7 +84,7 @@ def build_driver(kernels, target, folder, tasks=1):
     """
     compiler = shutil.which(_COMPILERS[target.arch])
     if compiler is None:
-        raise MissingComponentError("kernels cannot be run for this target", found=f"no {_COMPILERS[target.arch]}",
+        raise MissingComponentError(f"{_COMPILERS[target.arch]} is needed to run kernels", found="not installed",
                                     expected="a cross gcc", do="apt install gcc-aarch64-linux-gnu gcc-arm-linux-gnueabihf")
     folder = Path(folder)
     objects = compile_each([(None, kernel) for kernel in kernels], target, folder)
@@ -129,7 +129,7 @@ def evaluate_emulated(cases, target, tasks=1):
     if platform.machine() != target.arch:
         found = shutil.which(_EMULATORS[target.arch])
         if found is None:
-            raise MissingComponentError("kernels cannot be run for this target", found=f"no {_EMULATORS[target.arch]}",
+            raise MissingComponentError(f"{_EMULATORS[target.arch]} is needed to run kernels", found="not installed",
                                         expected="an emulator", do="apt install qemu-user")
         emulator = [found, "-cpu", target.emulator_cpu]
     outputs = []
