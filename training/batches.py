@@ -96,11 +96,11 @@ def normalise(frames, mean, std):
 def frame_targets(labels, marks, frames, rest):
     """Class of every frame, int64 [N, T], -100 where it is not decided yet.
 
-    A stroke counts from its middle (before, nobody can know) to a tenth of the clip after its end; frames before it begins
+    A stroke counts from its middle, or a fifth of the clip after its start (before, nobody can know), to a tenth after its end; frames before it begins
     and well after it are `rest` (the class of no gesture; -100 where there is none).
     """
     t = (torch.arange(frames, device=labels.device) + 0.5) / frames
     start, end = marks[:, :1], marks[:, 1:]
     target = torch.full((len(labels), frames), -100, device=labels.device)
     target = torch.where((t < start) | (t > end + 0.25), torch.full_like(target, rest), target)
-    return torch.where((t >= (start + end) / 2) & (t <= end + 0.1), labels[:, None].expand_as(target), target)
+    return torch.where((t >= torch.minimum((start + end) / 2, start + 0.2)) & (t <= end + 0.1), labels[:, None].expand_as(target), target)

@@ -45,12 +45,15 @@ def _data_options(data):
                       help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform)")
     data.add_argument("--sampling-stride", type=int, default=8, metavar="N", help="dense: frames between two of a clip (default: 8)")
     data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
+    data.add_argument("--disguise", type=float, default=0.0, metavar="X",
+                      help="share of clips in another look: grey, inverted, edges, ... (default: 0)")
     data.add_argument("--mirror-pairs", nargs="*", default=[], metavar="A=B", help="classes that change into each other in a mirror")
 
 
 def _rendered_options(drawn):
     drawn.add_argument("--clips-per-class", type=int, default=250, metavar="N", help="training clips a class (default: 250)")
-    drawn.add_argument("--gesture-set", default="core", metavar="NAME", help="core (19 classes) or all (27) (default: core)")
+    drawn.add_argument("--gesture-set", default="webcam", metavar="NAME", help="webcam (11 classes), core (19) or all (27) (default: webcam)")
+    drawn.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of photographs to put behind rendered hands, for training")
     drawn.add_argument("--seconds", type=float, metavar="SECONDS", help="length of a clip (default: frames / rate of --init, else 3)")
     drawn.add_argument("--clip-size", type=int, metavar="N",
                        help="pixels a side of the clips that crops are cut from (default: 8/7 of the input)")
@@ -62,6 +65,7 @@ def _network_options(net):
     net.add_argument("--arch", metavar="NAME", help="mobilenet_v2, resnet18 or resnet50 (default: that of --init, else mobilenet_v2)")
     net.add_argument("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: that of --init, else 1.0)")
     net.add_argument("--input-size", metavar="N|WxH", help="the network's input, pixels (default: that of --init, else 224)")
+    net.add_argument("--resize", metavar="NAME", help="crop or squash: how the input is cut from a picture (default: that of --init, else crop)")
     net.add_argument("--shift", default="online", metavar="NAME", help="online, offline or none (default: online)")
     net.add_argument("--fold-div", type=int, metavar="N", help="a fold is 1/N of the channels (default: that of --init, else 8)")
     net.add_argument("--head-only", action="store_true", help="train the classifier alone")
@@ -102,7 +106,7 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
-    "variety": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000), "lr_batch": (1, 1_000_000),
+    "variety": (0, 1), "disguise": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000), "lr_batch": (1, 1_000_000),
     "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
     "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "seed": (0, 2 ** 31 - 1),
     "workers": (0, 1024), "threads": (0, 1024),
@@ -114,7 +118,8 @@ def check(args):
     choose(args.optimizer, ("sgd", "adamw"), "optimizer")
     choose(args.batch_norm, ("train", "partial", "frozen"), "batch norm mode")
     choose(args.shift, ("online", "offline", "none"), "shift")
-    choose(args.gesture_set, ("core", "all"), "gesture set")
+    choose(args.gesture_set, ("webcam", "core", "all"), "gesture set")
+    choose(args.resize or "crop", ("crop", "squash"), "resize")
     check_ranges(args, RANGES)
 
 
@@ -133,13 +138,13 @@ def fill_in(args):
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
     known = source.card if source else Card({"name": "mobilenet_v2"})
     size = parse_size(args.input_size) if args.input_size else None
-    card = known.but(name=args.arch, width=args.width, n_segment=args.frames, fold_div=args.fold_div, input_size=size)
+    card = known.but(name=args.arch, width=args.width, n_segment=args.frames, fold_div=args.fold_div, input_size=size, resize=args.resize)
     if source is not None and (card.name != known.name or known.name == "mobilenet_v2" and card.width != known.width):
         raise InputError("the checkpoint is of another network", found=f"{known.name} x{known.width:g} in {args.init}",
                          expected=card.name if args.width is None else f"{card.name} x{args.width:g}",
                          do=f"give --arch {known.name} --width {known.width:g}, or neither")
     args.arch, args.width, args.input_size = card.name, card.width, card.input_size
-    args.frames, args.fold_div = card.n_segment, card.fold_div
+    args.frames, args.fold_div, args.resize = card.n_segment, card.fold_div, card.resize
     if args.seconds is None:
         args.seconds = args.frames / known.fps if known.fps else 3.0
     return source

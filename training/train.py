@@ -226,8 +226,8 @@ def make_network(args, source, classes, fps):
         if shift == "offline" and known.shift == "online":
             kind.update(past=None)
     net = create_model(args.arch, len(classes), classes=list(classes), **kind)
-    net.card = net.card.but(trained=True, fps=fps, events=events_of(classes, fps, known),
-                            **{key: known[key] for key in ("mean", "std", "resize", "filter")})
+    net.card = net.card.but(trained=True, fps=fps, events=events_of(classes, fps, known), resize=args.resize,
+                            **{key: known[key] for key in ("mean", "std", "filter")})
     if source is None:
         return net, "weights from scratch"
     mine, theirs = net.state_dict(), dict(source.state_dict)

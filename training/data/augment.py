@@ -162,14 +162,67 @@ class ColourJitter:
         return cv2.transform(flat, affine).reshape(t, h, w, 3), label
 
 
-class CentreCrop:
-    """For testing: what a bundle shows its network, by the same rule (`tsm_edge.runtimes.preprocess`). No randomness."""
+class Disguise:
+    """Another look of all frames with probability `p`: grey, channels exchanged, inverted, posterised, edges alone, a hole.
 
-    def __init__(self, size, shorter_side=None):
-        self.size, self.shorter_side = size, shorter_side or default_shorter_side(*size)
+    What stays is the movement: "motion before looks", as strongly stylised pictures teach shapes (Geirhos et al., ICLR 2019).
+    """
+
+    LOOKS = ("grey", "channels", "invert", "posterise", "edges", "hole")
+
+    def __init__(self, p=0.3):
+        self.p = p
+
+    def __call__(self, clip, label, rng, hands=None):
+        if rng.random() >= self.p:
+            return clip, label
+        look = self.LOOKS[rng.integers(len(self.LOOKS))]
+        return np.ascontiguousarray(getattr(self, "_" + look)(clip, rng)), label
+
+    @staticmethod
+    def _grey(clip, rng):
+        return np.repeat((clip @ np.array([0.299, 0.587, 0.114], np.float32)).astype(np.uint8)[..., None], 3, 3)
+
+    @staticmethod
+    def _channels(clip, rng):
+        return clip[..., rng.permutation(3)]
+
+    @staticmethod
+    def _invert(clip, rng):
+        return 255 - clip
+
+    @staticmethod
+    def _posterise(clip, rng):
+        step = 256 // int(rng.integers(3, 8))
+        return (clip // step) * step + step // 2
+
+    @staticmethod
+    def _edges(clip, rng):
+        grey = Disguise._grey(clip, rng)[..., 0]
+        found = np.stack([cv2.convertScaleAbs(cv2.Laplacian(cv2.GaussianBlur(f, (0, 0), 0.8), cv2.CV_16S), alpha=4) for f in grey])
+        return np.repeat(found[..., None], 3, 3)
+
+    @staticmethod
+    def _hole(clip, rng):
+        t, h, w, _ = clip.shape
+        hh, ww = (max(1, int(side * rng.uniform(0.1, 0.35))) for side in (h, w))
+        y, x = rng.integers(0, h - hh + 1), rng.integers(0, w - ww + 1)
+        out = clip.copy()
+        out[:, y:y + hh, x:x + ww] = rng.integers(0, 256, 3)
+        return out
+
+
+class CentreCrop:
+    """For testing: what a bundle shows its network, by the same rule (`tsm_edge.runtimes.preprocess`). No randomness.
+
+    size : (width, height). resize : "crop" or "squash".
+    """
+
+    def __init__(self, size, shorter_side=None, resize="crop"):
+        self.size, self.shorter_side, self.resize = size, shorter_side or default_shorter_side(*size), resize
 
     def __call__(self, clip, label, rng=None, hands=None):
-        spec = {"resize": "crop", "width": self.size[0], "height": self.size[1], "shorter_side": self.shorter_side}
+        spec = {"resize": self.resize, "width": self.size[0], "height": self.size[1], "shorter_side": self.shorter_side}
         tall, wide, y, x = geometry(clip.shape[1], clip.shape[2], spec)
         return np.ascontiguousarray(resize(clip, (wide, tall))[:, y:y + self.size[1], x:x + self.size[0]]), label
 

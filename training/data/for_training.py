@@ -36,7 +36,8 @@ class ClipOptions:
 
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
-    seconds, gesture_set, clips_per_class, clip_size, variety : of rendered gestures. mirror, mirror_pairs : see augment.Mirror.
+    seconds, gesture_set, clips_per_class, clip_size, variety, photos : of rendered gestures. resize : how the network's input is
+    cut from a picture, "crop" or "squash". disguise : see augment.Disguise. mirror, mirror_pairs : see augment.Mirror.
     """
 
     data: str
@@ -49,10 +50,13 @@ class ClipOptions:
     fps: float = 0.0
     input_size: tuple[int, int] = (224, 224)
     seconds: float = 3.0
-    gesture_set: str = "core"
+    gesture_set: str = "webcam"
     clips_per_class: int = 250
     clip_size: int | None = None
     variety: float = 1.0
+    photos: tuple[str, ...] = ()
+    resize: str = "crop"
+    disguise: float = 0.0
     mirror: bool = False
     mirror_pairs: tuple[str, ...] = ()
     seed: int = 0
@@ -83,7 +87,7 @@ def open_data(options, rendered, chief=True):
     -------
     Clips
     """
-    from .augment import CentreCrop, ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map
+    from .augment import CentreCrop, ColourJitter, Compose, Disguise, Mirror, MultiScaleCrop, mirror_map
 
     if options.data == "gestures" and options.val_data or options.val_data == "gestures":
         raise InputError("rendered gestures bring their own validation clips", found=f"--data {options.data} --val-data {options.val_data}",
@@ -98,18 +102,21 @@ def open_data(options, rendered, chief=True):
         pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in options.mirror_pairs]
         steps.append(Mirror(mirror_map(classes, pairs)))
     steps.append(ColourJitter())
-    return Clips(data, val and Changed(val, CentreCrop(options.input_size)), classes, Compose(*steps), options.fps or fps)
+    if options.disguise:
+        steps.append(Disguise(options.disguise))
+    return Clips(data, val and Changed(val, CentreCrop(options.input_size, resize=options.resize)), classes, Compose(*steps), options.fps or fps)
 
 
 def _gestures(options, rendered, chief):
     import torch.distributed as dist
 
     from tsm_edge.training.gestures.cache import CachedClips, prerender
-    from tsm_edge.training.gestures.labels import CLASSES, CORE_CLASSES
+    from tsm_edge.training.gestures.clips import Setting
+    from tsm_edge.training.gestures.labels import SETS, left_out
 
     from .listing import read_classes
 
-    names, kind = CLASSES if options.gesture_set == "all" else CORE_CLASSES, options.gesture_set
+    names, kind = SETS[options.gesture_set], options.gesture_set
     if options.classes:
         names = read_classes(options.classes)
         kind = hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
@@ -118,11 +125,15 @@ def _gestures(options, rendered, chief):
     for split, count in (("train", options.clips_per_class), ("val", max(8, options.clips_per_class // 16))):
         side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
         hard = "" if options.variety == 1 else f"-variety-{_exact(options.variety)}"
+        # photographs are for training alone: what is learnt is measured before backgrounds that were never seen
+        setting = Setting(tuple(options.photos) if split == "train" else (), options.resize == "squash", left_out(names))
+        hard += "".join(f"-{word}" for word, said in (("photos", setting.photos), ("cameras", setting.cameras)) if said)
         path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None
-            prerender(path, split, count, names, options.frames, size, options.seconds, progress=show, variety=options.variety)
+            prerender(path, split, count, names, options.frames, size, options.seconds, progress=show, variety=options.variety,
+                      setting=setting)
         made.append(path)
     if dist.is_initialized():
         dist.barrier()

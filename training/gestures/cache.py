@@ -9,6 +9,7 @@ cache that exists is complete.
 """
 import argparse
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -25,19 +26,20 @@ from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import made_beside
 
-from .clips import CLASSES, TARGETS, GestureDataset, render_clip
+from . import photos
+from .clips import CLASSES, TARGETS, GestureDataset, Setting, render_clip
 
-VERSION = 3  # of the generator: raise it when the same seed gives other pictures
+VERSION = 4  # of the generator: raise it when the same seed gives other pictures
 
 
-def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety):
+def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety, setting):
     cv2.setNumThreads(1)
     store = np.load(folder / "clips.npy", mmap_mode="r+")
     strokes = np.load(folder / "strokes.npy", mmap_mode="r+")
     targets = np.load(folder / "targets.npy", mmap_mode="r+")
     for i in range(first, last):
         store[i], info = render_clip(names[clips[i]], n_frames, size, int(seeds[i]), fps, info=True,
-                                     variety=variety)
+                                     variety=variety, setting=setting)
         strokes[i] = np.array(info["stroke"]) * fps / n_frames
         targets[i] = info["targets"]
     for array in (store, strokes, targets):
@@ -64,6 +66,13 @@ def _allocate(path, dtype, shape):
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                     raise
+
+
+def _asked_of(setting):
+    """A setting in plain values, its photographs by how many they are and what they add up to."""
+    pictures = photos.load(setting.photos) if setting.photos else []
+    digest = hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:12]
+    return {"photos": f"{len(pictures)} {digest}" if pictures else "", "cameras": setting.cameras, "others": list(setting.others)}
 
 
 def _is_there(path, asked):
@@ -99,14 +108,14 @@ def _render_jobs(jobs, workers, count):
 
 
 def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frames=16, size=(128, 128), seconds=3.0,
-              seed=0, workers=None, progress=None, variety=1.0):
+              seed=0, workers=None, progress=None, variety=1.0, setting=Setting()):
     """Render clips of every class into a cache folder; a cache of the same request is reused.
 
     Parameters
     ----------
     path : path
         Folder to make.
-    split, clips_per_class, classes, size, seconds, seed, variety
+    split, clips_per_class, classes, size, seconds, seed, variety, setting
         As in `GestureDataset`.
     n_frames : int
         Frames a clip, at equal steps over `seconds`.
@@ -125,10 +134,10 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
         If `path` holds something else, or cannot be written.
     """
     size = tuple(int(v) for v in size)
-    source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety)
+    source = GestureDataset(split, clips_per_class, classes, n_frames, size, seconds, seed, variety=variety, setting=setting)
     asked = {"version": VERSION, "kind": "clips", "split": split, "classes": list(source.classes),
              "clips_per_class": clips_per_class, "n_frames": n_frames, "size": list(size), "seconds": seconds,
-             "seed": seed, "variety": variety}
+             "seed": seed, "variety": variety, **_asked_of(setting)}
     path = Path(path)
     if _is_there(path, asked):
         return CachedClips(path)
@@ -142,7 +151,7 @@ def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frame
         seeds = np.array([source.seed_of(i) for i in range(total)])
         workers = min(workers or os.cpu_count() or 1, total)
         step = max(1, min(64, -(-total // workers)))
-        jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames, variety)
+        jobs = [(part, a, min(a + step, total), source.classes, labels, seeds, fps, size, n_frames, variety, setting)
                 for a in range(0, total, step)]
         done = 0
 

@@ -4,8 +4,10 @@
 >>> clip = render_clip("Swiping Left", n_frames=36, size=(128, 128), seed=7, fps=12)   # uint8 [36, 128, 128, 3] RGB
 
 Everything follows from the seed. The seed's range is the split (see `split_of`), and the splits never share a kind of
-background. Directions are those of the picture as the viewer sees it (`gestures_motion` has the details).
+background. Directions are the performer's own, before a camera that does not mirror (motion.py has the details).
 """
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -13,6 +15,7 @@ from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
 from .draw import Camera, Look, hand_parts, paint
+from . import photos as photographs
 from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
 from .scene import FAMILIES, Lens, Mover, Person, background
@@ -36,6 +39,24 @@ def split_of(seed):
     raise InputError("seed outside all splits", found=seed, expected=SPLITS, do="pick a seed from one of these ranges")
 
 
+class Setting(NamedTuple):
+    """What else than drawn backgrounds and square pictures there is.
+
+    photos : folders of photographs, behind three of four hands.
+    cameras : the pictures are drawn as cameras are shaped (4:3, 16:9, some upright) and squashed to the size asked for.
+    others : gestures that are performed as "Doing other things", half of the times.
+    """
+
+    photos: tuple = ()
+    cameras: bool = False
+    others: tuple = ()
+
+
+SHAPES = (4 / 3, 16 / 9, 3 / 4)
+"""Of cameras, width over height; drawn as often as `_OFTEN` says."""
+_OFTEN = (0.5, 0.44, 0.06)
+
+
 def _check(size, fps):
     w, h = size
     if not (16 <= w <= 4096 and 16 <= h <= 4096):
@@ -56,25 +77,36 @@ class Stage:
         Which background families may be used.
     calm : bool
         The easy picture: a soft background, nothing that moves but the hand, a good camera.
+    setting : Setting
     """
 
-    def __init__(self, rng, size, split="train", calm=False):
+    def __init__(self, rng, size, split="train", calm=False, setting=Setting()):
         self.size = w, h = size
-        self.scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
-        W, H = w * self.scale, h * self.scale
+        scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
+        H = h * scale
+        W = round(H * SHAPES[rng.choice(3, p=_OFTEN)]) if setting.cameras else w * scale
+        self.drawn = W, H
         self.look = Look(rng)
         focal = H * rng.uniform(1.05, 1.25)
-        distance = rng.uniform(2.5, 3.6)
+        distance = float(np.exp(rng.uniform(np.log(2.2), np.log(6.0))))  # a hand is a fifth to a half of the picture's height
         self.half_w, self.half_h = W / focal * distance / 2, H / focal * distance / 2
         self.camera = Camera(focal, (W / 2, H / 2), distance)
         self.margin = mx, my = int(W * 0.08), int(H * 0.08)
         self.family = FAMILIES[split][rng.integers(len(FAMILIES[split]))]
-        self.canvas = background(rng, self.family, H + 2 * my, W + 2 * mx)
+        self.photo = bool(setting.photos) and not calm and rng.random() < 0.75
+        if self.photo:
+            many = photographs.load(setting.photos)
+            part, _ = photographs.window(rng, many[rng.integers(len(many))], H + 2 * my, W + 2 * mx)
+            self.canvas = photographs.recoloured(rng, part) if rng.random() < 0.6 else part
+            self.living = photographs.Living(rng, self.canvas)
+        else:
+            self.canvas = background(rng, self.family, H + 2 * my, W + 2 * mx)
+        self.overlay = photographs.Overlay(rng, W, H) if rng.random() < 0.12 else None
         shaky = rng.choice([0.0, 0.15, 1.0], p=[0.4, 0.4, 0.2])
         self.shake = sway(rng, [W * 0.018 * shaky, H * 0.018 * shaky])
         pan = rng.choice([0.0, 1.0], p=[0.8, 0.2])
         self.pan = sway(rng, [mx * 0.7 * pan, my * 0.7 * pan])
-        self.person = Person(rng, self.look, W, H) if rng.random() < 0.7 else None
+        self.person = Person(rng, self.look, W, H) if rng.random() < (0.25 if self.photo else 0.75) else None
         self.movers = [Mover(rng, W, H) for _ in range(rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15]))]
         self.flicker = sway(rng, [rng.choice([0.0, 8.0], p=[0.7, 0.3])])
         self.shutter = rng.uniform(0.2, 0.9)  # fraction of the frame time during which light is gathered
@@ -89,7 +121,7 @@ class Stage:
 
         self.canvas = cv2.GaussianBlur(self.canvas, (0, 0), self.canvas.shape[1] * 0.08)
         self.shake = self.pan = self.flicker = still
-        self.person, self.movers = None, []
+        self.person, self.movers, self.overlay = None, [], None
         self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
 
     def poses(self, track, index, local, times):
@@ -97,7 +129,7 @@ class Stage:
 
     def render(self, performance, local, times, fps):
         """Pictures uint8 [n, h, w, 3] at `local` seconds of a performance; `times` is the stage's own clock."""
-        W, H = self.size[0] * self.scale, self.size[1] * self.scale
+        W, H = self.drawn
         n = len(times)
         hands = []
         for k, track in enumerate(performance.hands):
@@ -109,7 +141,7 @@ class Stage:
         mx, my = self.margin
         for i, t in enumerate(times):
             x, y = np.clip(np.round(shake[i] + pan[i]).astype(int), (-mx, -my), (mx, my)) + (mx, my)
-            picture = self.canvas[y:y + H, x:x + W].copy()
+            picture = (self.living.at(t) if self.photo else self.canvas)[y:y + H, x:x + W].copy()
             for mover in self.movers:
                 mover.draw(picture, t)
             if self.person is not None:
@@ -125,7 +157,9 @@ class Stage:
             paint(picture, parts)
             if plain is not None:
                 picture = self._smear(picture, plain, hands, i)
-            if self.scale > 1:
+            if self.overlay:
+                self.overlay.draw(picture)
+            if self.drawn != self.size:
                 picture = cv2.resize(picture, self.size, interpolation=cv2.INTER_AREA)
             if flicker[i]:
                 picture = cv2.convertScaleAbs(picture, alpha=1 + flicker[i] / 128)
@@ -162,10 +196,10 @@ def _rng(seed, *more):
     return np.random.default_rng([int(seed), *more])
 
 
-def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False, variety=1.0):
+def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False, variety=1.0, setting=Setting()):
     """Render one clip of one gesture.
 
-    The stroke lies wholly inside the clip wherever it can; it is sped up if the clip is shorter than the stroke.
+    The stroke lies wholly inside the clip; if the clip is shorter, a movement is sped up, of a held pose a part is shown.
 
     Parameters
     ----------
@@ -183,6 +217,8 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     variety : float
         Share of clips with everything that makes pictures hard (0..1). The others are calm: a soft background,
         nothing that moves but the hand, a good camera. Training may begin with little variety.
+    setting : Setting
+        Photographs, cameras' shapes, more movements that are none.
 
     Returns
     -------
@@ -196,20 +232,24 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     _check(size, fps)
     split = split_of(seed)
     rng = _rng(seed, CLASSES.index(label))
-    stage = Stage(rng, size, split, calm=_rng(seed, 999).random() >= variety)
-    show = Actor(rng, stage.half_w, stage.half_h).perform(label)
+    stage = Stage(rng, size, split, calm=_rng(seed, 999).random() >= variety, setting=setting)
+    show = Actor(rng, stage.half_w, stage.half_h, setting.others).perform(label)
     length = n_frames / fps
     start, end = show.stroke
     speed = max(1.0, (end - start) / (0.94 * length))
-    # Where in the performance the clip begins: the stroke is always inside; mostly the coming and going too.
-    span = show.duration / speed - length
-    first = rng.uniform(min(0.0, span), max(0.0, span)) + rng.uniform(-0.3, 0.3)
-    first = min(max(first, end / speed - length), start / speed)
+    if show.held and speed > 1:  # a part of it
+        speed = 1.0
+        first = rng.uniform(start - 0.5 * length, end - 0.5 * length)
+    else:
+        # Where in the performance the clip begins: the stroke is always inside; mostly the coming and going too.
+        span = show.duration / speed - length
+        first = rng.uniform(min(0.0, span), max(0.0, span)) + rng.uniform(-0.3, 0.3)
+        first = min(max(first, end / speed - length), start / speed)
     times = np.arange(n_frames) / fps
     frames = stage.render(show, (times + first) * speed, times, fps / speed)
     if not info:
         return frames
-    stroke = ((start / speed - first), (end / speed - first))
+    stroke = max(0.0, start / speed - first), min(length, end / speed - first)
     targets = hand_targets(show, (times + first) * speed, speed / fps, stage.camera)
     return frames, {"stroke": stroke, "family": stage.family, "split": split, "handed": show.hands[0].handed,
                     "targets": targets}
@@ -303,7 +343,7 @@ class GestureDataset:
     """
 
     def __init__(self, split="train", clips_per_class=100, classes=CLASSES, n_segment=8, size=(128, 128), seconds=3.0,
-                 seed=0, transform=None, variety=1.0):
+                 seed=0, transform=None, variety=1.0, setting=Setting()):
         choose(split, SPLITS, "split")
         self.classes = [choose(name, CLASSES, "gesture") for name in classes]
         self.clips_per_class, self.n_segment, self.size, self.seconds = clips_per_class, n_segment, size, seconds
@@ -312,7 +352,7 @@ class GestureDataset:
         if self.first + clips_per_class > end:
             raise InputError("seed outside the split", found=seed, expected=f"below {(end - self.first) // 1_000_000}",
                              do="use a smaller seed")
-        self.transform, self.variety = transform, variety
+        self.transform, self.variety, self.setting = transform, variety, setting
 
     def __len__(self):
         return len(self.classes) * self.clips_per_class
@@ -325,5 +365,5 @@ class GestureDataset:
             raise IndexError(index)
         target = index % len(self.classes)
         item = render_clip(self.classes[target], self.n_segment, self.size, self.seed_of(index),
-                           self.n_segment / self.seconds, variety=self.variety), target
+                           self.n_segment / self.seconds, variety=self.variety, setting=self.setting), target
         return item if self.transform is None else self.transform(*item)

@@ -13,6 +13,24 @@ CORE_CLASSES = (
 """The 19 labels that need no two-finger pose: the easier set for a small network and small pictures."""
 
 
+WEBCAM_CLASSES = (
+    "Doing other things", "No gesture", "Pulling Hand In", "Pushing Hand Away", "Stop Sign", "Swiping Down",
+    "Swiping Left", "Swiping Right", "Swiping Up", "Thumb Down", "Thumb Up",
+)
+"""The 11 labels of the packaged model: those that rendered hands can teach a network to see on real people."""
+
+SETS = {"webcam": WEBCAM_CLASSES, "core": CORE_CLASSES, "all": CLASSES}
+"""Gesture sets by name."""
+
+ALIKE = tuple(name for name in CLASSES if "Two Fingers" in name and not name.startswith("Zooming"))
+"""Two-finger gestures that a small picture hardly tells from the same move of the whole hand."""
+
+
+def left_out(classes):
+    """Gestures that a network of `classes` should take for other things: not among them, nor too much alike."""
+    return tuple(name for name in CLASSES if name not in classes and name not in ALIKE)
+
+
 def _both_ways(*pairs):
     table = {name: name for name in CLASSES}
     for a, b in pairs:

@@ -1,36 +1,43 @@
 """How each gesture moves: tracks of poses over time.
 
 A performance starts and ends at rest (hands below the picture or lying still at its lower edge). Between them the hand
-comes in, makes the stroke that names the gesture, and goes away. **Coming and going are made alike and never retrace
-the stroke**: a swipe to the left is entered from below on the right and left to below on the left, with a relaxed hand,
-so that the film run backwards is a swipe to the right and the way home is no swipe at all.
+comes in, makes the stroke that names the gesture, and goes away. **Coming and going are made alike**: a swipe to the left
+is entered from below at its beginning and left to below at its end, with a relaxed hand, so that the film run backwards
+is a swipe to the right and the way home is no swipe at all. Up and down strokes are entered and left by the side, or from
+below, slower than the stroke and with a hand that is not flat.
 
-Left, right, clockwise are those of the picture as the viewer sees it: "Swiping Left" ends at a smaller column.
-"Zooming In" opens the hand, "Zooming Out" closes it; "Pushing" comes nearer to the camera, "Pulling" goes away;
-"Rolling Forward" goes down at the front, nearest to the camera.
+Left, right, clockwise are the performer's own, filmed by a camera that does not mirror, as Jester has them (Materzynska et
+al., "The Jester Dataset", 2019, and its clips): "Swiping Left" ends at a greater column of the picture, "Clockwise" is
+counterclockwise for who looks at it. "Zooming In" opens the hand, "Zooming Out" closes it; "Pushing" comes nearer to the
+camera, "Pulling" goes away; "Rolling Forward" goes down at the front, nearest to the camera.
+
+Real strokes last 0.2 to 0.8 seconds. Some people move the whole hand, others turn the lower arm about the elbow (`swing`);
+some wait before and after the stroke, some hold a pose for seconds.
 """
 import numpy as np
 
 from .hand import POSE_SIZE
 from .labels import MIRRORED
-from .track import ABSENT_Y, OPEN, Performance, Track, changed, fade, pose
+from .others import RELAXED, nothing, other
+from .track import ABSENT_Y, OPEN, Performance, Track, changed, fade, pose, smooth
 
 #       thumb, index, middle, ring, little
-RELAXED = (0.35, 0.30, 0.36, 0.42, 0.46)
-FIST = (0.85, 0.97, 0.97, 0.97, 0.97)
 TWO = (0.9, 0.0, 0.0, 0.92, 0.92)
 BUNCH = (0.62, 0.60, 0.58, 0.60, 0.64)
 THUMB_ONLY = (0.0, 0.98, 0.98, 0.98, 0.98)
 PINCH_CLOSED = (0.62, 0.56, 0.93, 0.95, 0.95)
 PINCH_OPEN = (0.0, 0.05, 0.93, 0.95, 0.95)
-POINT = (0.8, 0.0, 0.95, 0.95, 0.95)
 
 
 class Actor:
-    """Draws performances at random. `half_w`, `half_h`: half of the visible field at the usual distance, in hands."""
+    """Draws performances at random.
 
-    def __init__(self, rng, half_w=1.5, half_h=1.5):
-        self.rng, self.half_w, self.half_h = rng, half_w, half_h
+    half_w, half_h : half of the visible field at the usual distance, in hands.
+    others : gestures that are performed as "Doing other things", half of the times.
+    """
+
+    def __init__(self, rng, half_w=1.5, half_h=1.5, others=()):
+        self.rng, self.half_w, self.half_h, self.others = rng, half_w, half_h, tuple(others)
 
     # small helpers
     def between(self, low, high):
@@ -45,56 +52,123 @@ class Actor:
     def elbow(self):
         return (self.between(0.0, 0.6), self.between(1.3, 1.8), self.between(0.3, 1.1))
 
+    def lasting(self, least, most):
+        """Seconds, short ones as likely as long ones: log-uniform."""
+        return float(np.exp(self.between(np.log(least), np.log(most))))
+
     def centre(self, x=0.35, y=0.25):
+        if self.chance(0.15):  # nearer to the picture's edge, partly outside
+            x, y = 1.7 * x, 1.7 * y
         return {"x": self.between(-x, x) * self.half_w, "y": self.between(-y, y) * self.half_h,
                 "z": self.between(-0.2, 0.2)}
 
-    def begin(self, first, handed=1, side=None):
-        """A track that rises, relaxed, from below to `first`. `side`: from that far beside it."""
-        relaxed = changed(first, flex=self.loose(), spread=0.1, y=self.half_h + 1.0)
+    def begin(self, first, handed=1, side=None, slow=None):
+        """A track that rises, relaxed, from below to `first`. `side`: from that far beside it. `slow`: within so many seconds."""
+        relaxed = changed(first, flex=self.loose(), spread=0.1, y=self.half_h + self.between(0.45, 1.1))
+        if self.chance(0.3):  # the shape is made before the hand is seen
+            relaxed[6:13] = first[6:13]
         relaxed[2] += self.between(0.0, 0.3)
         relaxed[0] += self.between(-0.25, 0.25) if side is None else side
         if side is not None:
             relaxed[1] = first[1] + self.between(-0.2, 0.25)
         relaxed[3:6] += np.radians(self.rng.uniform(-25, 25, 3))
         track = Track(changed(relaxed, y=ABSENT_Y), handed)
-        track.to(relaxed, 0.05).to(first, self.between(0.3, 0.6))
+        track.to(relaxed, 0.05).to(first, self.lasting(0.25, 0.8) if slow is None else slow)
         return track
 
     def loose(self):
         return tuple(np.clip(np.add(RELAXED, self.between(-0.2, 0.25)), 0, 1))
 
-    def end(self, track, side=None):
+    def end(self, track, side=None, slow=None):
         """The way home, made like the way in."""
-        other = self.begin(track.poses[-1], track.handed, side)
+        other = self.begin(track.poses[-1], track.handed, side, slow)
         seconds = np.diff(other.times)[::-1]
         for target, s in zip(other.poses[::-1][1:], seconds):
             track.to(target, s)
         return track
 
-    def pause(self, low=0.06, high=0.4):
-        return self.between(low, high)
+    def pause(self, low=0.04, high=0.35):
+        return self.between(low, high) if self.chance(0.65) else self.between(high, 1.4)
 
     # strokes
-    def travel(self, label, first, last, seconds, sides=(None, None)):
-        """Rise to `first`, move to `last` within `seconds`, go home."""
-        track = self.begin(first, side=sides[0]).hold(self.pause())
+    def travel(self, label, first, last, seconds, sides=(None, None), slow=(None, None), way=None):
+        """Rise to `first`, move to `last` within `seconds`, go home.
+
+        way : None, straight; or callable, shares of the stroke [n] -> poses [n, 16], from `first` to `last`.
+        """
+        track = self.begin(first, side=sides[0], slow=slow[0]).hold(self.pause())
         start = track.duration
         track.to(last, seconds)
+        if way is not None:
+            def bend(t, u):
+                v = smooth(u)
+                return way(v) - (first + (last - first) * v[:, None])
+
+            track.wave(start, track.duration, bend)
         stroke = (start, track.duration)
-        self.end(track.hold(self.pause()), sides[1])
+        self.end(track.hold(self.pause()), sides[1], slow[1])
         return Performance(label, [track], stroke)
 
-    def swipe(self, label, flex, reach, seconds, **shape):
+    def _ways_in(self, label, seconds):
+        """(sides, slow) of `travel` for a stroke, so that coming and going are no strokes themselves."""
+        if label.endswith(("Left", "Right")):
+            return (None, None), (None, None)
+        # Up and down: by the side, or from below, slower than the stroke.
+        if self.chance(0.5):
+            return tuple(s * (self.half_w + 0.9) for s in self.rng.choice([-1, 1], 2)), (None, None)
+        return (None, None), tuple(max(0.5, seconds * self.between(1.4, 2.2)) for _ in range(2))
+
+    def swing(self, label, flex, seconds, **shape):
+        """The lower arm turns about the elbow: across through the front, or from upright to hanging."""
         across = label.endswith(("Left", "Right"))
-        sign = -1 if label.endswith(("Left", "Up")) else 1
+        sign = -1 if label.endswith(("Right", "Up")) else 1
+        length = self.between(1.25, 1.75)
+        a, b = (-self.between(30, 85), self.between(30, 85)) if across else (-self.between(50, 88), self.between(15, 75))
+        a, b = (np.radians(v) for v in ((a, b) if sign > 0 else (b, a)))
+        tilt = np.radians(self.between(5, 45) if across else self.between(-30, 30))
+        flick = np.radians(self.between(-25, 25))
+        yaw = np.radians(self.between(0, 360))
+        lift = self.between(0.3, 0.9) if across else self.between(-0.5, 0.35)
+        place = self.centre(0.25, 0.12)
+        elbow = np.array([place["x"] - 0.3 * sign * across, place["y"] + lift, place["z"] + 0.5 * length])
+        base = pose(flex=flex, **shape)
+
+        def way(v):
+            angle, bent = a + (b - a) * v, flick * (2 * v - 1)
+            out = np.repeat(base[None], len(v), 0)
+            if across:
+                arm, hand = (np.stack([np.sin(t) * np.cos(tilt), np.full(len(v), -np.sin(tilt)), -np.cos(t) * np.cos(tilt)], 1)
+                             for t in (angle, angle + bent))
+                out[:, 4], out[:, 5] = np.arcsin(-hand[:, 2]), np.arctan2(hand[:, 0], -hand[:, 1])
+            else:
+                arm, hand = (np.stack([-np.sin(t) * np.sin(tilt), np.sin(t) * np.cos(tilt), -np.cos(t)], 1)
+                             for t in (angle, angle + bent))
+                out[:, 4], out[:, 5] = np.pi / 2 + angle + bent, tilt  # from upright over the front to hanging
+            out[:, 3] = yaw
+            out[:, :3] = elbow + length * arm + 0.38 * hand
+            out[:, 13:16] = -length * arm
+            return out
+
+        ends = way(np.array([0.0, 1.0]))
+        return self.travel(label, ends[0], ends[1], seconds, *self._ways_in(label, seconds), way=way)
+
+    def swipe(self, label, flex, reach, seconds, **shape):
+        seconds = self.lasting(*seconds)
+        if self.chance(0.45):
+            return self.swing(label, flex, seconds, **shape)
+        across = label.endswith(("Left", "Right"))
+        sign = -1 if label.endswith(("Right", "Up")) else 1
         half = self.half_w if across else self.half_h
-        a = sign * min(half * self.between(*reach), 1.35)
+        a = sign * min(half * self.between(*reach), self.between(0.9, 1.6))
         drift = self.rng.uniform(-0.12, 0.12, 4) * self.half_h
         middle = self.between(-0.15, 0.15) * half
         place = self.centre(0.3, 0.22)
-        base = pose(**place, **self.angles(30, 20, 15), flex=flex, elbow=self.elbow(), **shape)
-        lean = self.between(-22, 22) * sign
+        angle = self.angles(60, 30, 20)
+        aside = self.rng.choice([0, 0, 60, -60, 90, -90])  # fingers up, or to the side
+        angle["roll"] += aside
+        elbow = self.elbow() if not aside else (-np.sin(np.radians(aside)) * 1.5, self.between(0.2, 0.8), self.between(0.3, 0.9))
+        base = pose(**place, **angle, flex=flex, elbow=elbow, **shape)
+        lean = self.between(-30, 30) * sign
         first, last = base.copy(), base.copy()
         axis, other = (0, 1) if across else (1, 0)
         first[axis], last[axis] = middle - a, middle + a
@@ -103,9 +177,7 @@ class Actor:
         tilt = 5 if across else 4  # a swipe turns the hand somewhat, with the move or against it
         first[tilt] -= np.radians(lean)
         last[tilt] += np.radians(lean)
-        # Across: in and out from below. Up and down: in and out by the side, so that neither is an up or down stroke.
-        sides = (None, None) if across else tuple(s * (self.half_w + 0.9) for s in self.rng.choice([-1, 1], 2))
-        return self.travel(label, first, last, self.between(*seconds), sides)
+        return self.travel(label, first, last, seconds, *self._ways_in(label, seconds))
 
     def approach(self, label, flex, **shape):
         nearer = label.startswith("Pushing")
@@ -117,7 +189,7 @@ class Actor:
         a = pose(**{**place, "z": far}, **angle, flex=flex, elbow=self.elbow(), **shape)
         b = changed(a, z=near, x=a[0] + self.between(-0.1, 0.1), y=a[1] + self.between(-0.15, 0.15))
         b[3:6] += np.radians(self.rng.uniform(-10, 10, 3))
-        return self.travel(label, *((a, b) if nearer else (b, a)), self.between(0.4, 1.0))
+        return self.travel(label, *((a, b) if nearer else (b, a)), self.lasting(0.25, 0.9))
 
     def zoom(self, label, closed, opened):
         into = label.startswith("Zooming In")
@@ -129,7 +201,7 @@ class Actor:
         return self.travel(label, *((a, b) if into else (b, a)), self.between(0.4, 1.0))
 
     def turn(self, label):
-        sign = -1 if label.endswith("Counterclockwise") else 1
+        sign = 1 if label.endswith("Counterclockwise") else -1
         sweep = self.between(45, 70)
         grip = self.between(0.12, 0.4)
         base = pose(**self.centre(), yaw=self.between(-15, 15), pitch=self.between(15, 65), spread=self.between(0.5, 1),
@@ -223,7 +295,7 @@ class Actor:
         begin = max(track.duration - 0.1, 0.0)
         track.hold(seconds)
         end = track.duration
-        return Performance(label, [self.end(track)], (begin, end))
+        return Performance(label, [self.end(track)], (begin, end), held=True)
 
     def thumb(self, label):
         up = label.endswith("Up")
@@ -235,90 +307,30 @@ class Actor:
                     thumb=self.between(1.1, 1.5),  # square to the fingers
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))
-        return self.still(label, base, self.between(0.7, 1.6))
+        return self.still(label, base, self.lasting(0.6, 3.5))
 
     def stop(self, label):
         base = pose(**self.centre(0.35, 0.2), **self.angles(14, 10, 10), flex=OPEN, spread=self.between(0.0, 0.35),
                     thumb=self.between(0.2, 0.7), elbow=self.elbow())
-        return self.still(label, base, self.between(0.8, 1.7))
-
-    def nothing(self, label):
-        seconds = self.between(1.6, 3.2)
-        if self.chance(0.55):
-            return Performance(label, [Track(pose(y=ABSENT_Y)).hold(seconds)], (0.0, seconds))
-        # A hand that lies still at the lower edge.
-        low = pose(self.between(-0.8, 0.8) * self.half_w, self.half_h + self.between(-0.3, 0.15),
-                   self.between(0, 0.3), yaw=self.between(0, 360), pitch=self.between(-40, 40),
-                   roll=self.between(-60, 60), flex=self.loose(), elbow=self.elbow())
-        track = Track(changed(low, y=self.half_h + 1.2)).to(low, self.between(0.4, 0.9))
-        begin = track.duration
-        track.hold(seconds)
-        return Performance(label, [track.to(track.poses[0], self.between(0.4, 0.9))], (begin, begin + seconds))
-
-    def other(self, label):
-        """Movements that are none of the named ones: wandering, scratching, circling, grasping, pointing."""
-        rng = self.rng
-        kind = rng.choice(["wander", "scratch", "circle", "grasp", "point", "raise"])
-        # A flat hand that only rises is a stop sign: the open hand is left to circling and grasping.
-        flex = {"point": POINT, "scratch": RELAXED, "raise": (RELAXED, FIST, POINT)[rng.integers(3)]}.get(
-            kind, (OPEN, RELAXED, FIST, POINT)[rng.integers(4)])
-        base = pose(**self.centre(0.4, 0.3), **self.angles(60, 30, 40), flex=flex, spread=self.between(0, 0.5),
-                    elbow=self.elbow())
-        if kind == "scratch":
-            base[1] = -self.between(0.3, 0.7) * self.half_h
-            base[2] = 0.3
-            base[3] += np.pi * self.chance(0.6)
-        track = self.begin(base)
-        begin = track.duration
-        seconds = self.between(1.0, 1.8)
-        if kind == "wander":
-            seconds, points = 0.0, rng.integers(3, 6)
-            for _ in range(points):
-                target = base.copy()
-                target[:2] = rng.uniform(-0.6, 0.6, 2) * (self.half_w, self.half_h)
-                target[2] = self.between(-0.3, 0.4)
-                target[3:6] += np.radians(rng.uniform(-40, 40, 3))
-                target[6:11] = np.clip(rng.uniform(0.3, 0.8) + rng.uniform(-0.15, 0.15, 5), 0, 1)
-                track.to(target, self.between(0.35, 0.6))
-        elif kind == "raise":
-            track.hold(0.02)
-        else:
-            rate, size = self.between(0.8, 1.6), self.between(0.25, 0.45)
-            if kind == "grasp":  # open and shut at least twice, or it would be a zoom
-                rate = self.between(2.2, 3.2) / seconds
-
-            def move(t, u):
-                out = np.zeros((len(t), POSE_SIZE))
-                angle = 2 * np.pi * rate * t
-                weight = fade(u)
-                if kind == "circle":
-                    out[:, 0], out[:, 1] = size * np.cos(angle) * weight, size * np.sin(angle) * weight
-                elif kind == "scratch":
-                    rub = np.sin(2 * angle) * weight
-                    out[:, 1], out[:, 7:11] = 0.1 * rub, 0.2 * rub[:, None]
-                elif kind == "grasp":
-                    out[:, 6:11] = ((0.5 - 0.5 * np.cos(angle)) * weight * (-0.5 if flex is FIST else 0.6))[:, None]
-                else:
-                    out[:, 0], out[:, 2] = 0.1 * np.sin(angle) * weight, 0.3 * np.sin(angle + 1) * weight
-                return out
-
-            track.wave(begin, begin + seconds, move).hold(seconds)
-        end = track.duration
-        return Performance(label, [self.end(track)], (begin * 0.5, end))
+        return self.still(label, base, self.lasting(0.6, 3.5))
 
     # choice
     def perform(self, label):
         """A new random performance of `label`."""
         left = self.chance(0.5)  # left-handed people make the mirrored label's mirror image
         name = MIRRORED[label] if left else label
+        if label == "Doing other things" and self.others and self.chance(0.5):
+            name = self.others[self.rng.integers(len(self.others))]
         show = self._stroke(name)
-        return show.mirrored() if left else show
+        show = show.mirrored() if left else show
+        show.label = label
+        return show
 
     def _stroke(self, name):
         if name.startswith("Swiping"):
-            return self.swipe(name, OPEN, (0.42, 0.7), (0.35, 0.85), spread=self.between(0, 0.4))
+            return self.swipe(name, OPEN, (0.35, 0.7), (0.2, 0.8), spread=self.between(0, 0.4))
         if name.startswith("Sliding"):
-            return self.swipe(name, TWO, (0.32, 0.58), (0.35, 0.9), spread=self.between(0, 0.6), thumb=0.1)
+            return self.swipe(name, TWO, (0.32, 0.58), (0.2, 0.8), spread=self.between(0, 0.6), thumb=0.1)
         if name.endswith(("Hand Away", "Hand In")):
             return self.approach(name, OPEN, spread=self.between(0, 0.5))
         if name.startswith(("Pushing", "Pulling")):
@@ -326,8 +338,11 @@ class Actor:
         if name.startswith("Zooming"):
             return self.zoom(name, *((BUNCH, OPEN) if name.endswith("Full Hand") else (PINCH_CLOSED, PINCH_OPEN)))
         for start, make in (("Turning", self.turn), ("Rolling", self.roll), ("Shaking", self.shake),
-                            ("Drumming", self.drum), ("Thumb", self.thumb), ("Stop", self.stop),
-                            ("No gesture", self.nothing), ("Doing other", self.other)):
+                            ("Drumming", self.drum), ("Thumb", self.thumb), ("Stop", self.stop)):
             if name.startswith(start):
                 return make(name)
+        if name == "No gesture":
+            return nothing(self)
+        if name == "Doing other things":
+            return other(self)
         raise KeyError(name)

@@ -205,12 +205,13 @@ class Lens:
     def __init__(self, rng, width, height, t_rng):
         self.rng = t_rng
         self.blur = rng.uniform(0.3, 1.1) * max(width, height) / 160 if rng.random() < 0.45 else 0
-        gain = rng.uniform(0.65, 1.08) * rng.uniform(0.93, 1.07, 3)
-        gamma = rng.uniform(0.75, 1.35)
+        dim = rng.random() < 0.2
+        gain = (rng.uniform(0.3, 0.65) if dim else rng.uniform(0.65, 1.15)) * rng.uniform(0.85, 1.15, 3)
+        gamma = rng.uniform(0.7, 1.4)
         x = np.arange(256) / 255
         curve = x[:, None] ** gamma * gain + rng.uniform(-0.03, 0.06)
         self.table = np.clip(curve * 255, 0, 255).astype(np.uint8)[None]
-        sigma = rng.uniform(0, 9) if rng.random() < 0.7 else 0
+        sigma = rng.uniform(2, 10) if dim else rng.uniform(0, 7) if rng.random() < 0.6 else 0
         self.noise = None
         if sigma > 0.7:
             bank = rng.normal(0, sigma, (height + 32, width + 32, 3))
@@ -220,7 +221,7 @@ class Lens:
             y, x = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
             field = 1 - rng.uniform(0.1, 0.4) * np.clip(x * x + y * y, 0, 2) / 2
             self.vignette = np.repeat((field * 255)[..., None], 3, 2).astype(np.uint8)
-        self.quality = int(rng.integers(35, 90)) if rng.random() < 0.25 else 0
+        self.quality = int(rng.integers(20, 90)) if rng.random() < 0.4 else 0
 
     def __call__(self, picture):
         if self.blur:

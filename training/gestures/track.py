@@ -64,7 +64,7 @@ class Track:
         i = np.clip(np.searchsorted(keys, times, "right") - 1, 0, max(len(keys) - 2, 0))
         j = np.minimum(i + 1, len(keys) - 1)
         u = np.clip((times - keys[i]) / np.maximum(keys[j] - keys[i], 1e-9), 0, 1)[:, None]
-        out = rows[i] + (rows[j] - rows[i]) * (u * u * u * (10 - 15 * u + 6 * u * u))
+        out = rows[i] + (rows[j] - rows[i]) * smooth(u)
         for start, end, function in self.waves:
             inside = (times > start) & (times < end)
             if inside.any():
@@ -83,10 +83,12 @@ class Performance:
     duration : float, seconds
     stroke : (float, float)
         When the movement (or the held pose) that names the gesture begins and ends.
+    held : bool
+        The gesture is a pose (or nothing): a part of the stroke shows it as well as the whole.
     """
 
-    def __init__(self, label, hands, stroke):
-        self.label, self.hands, self.stroke = label, hands, stroke
+    def __init__(self, label, hands, stroke, held=False):
+        self.label, self.hands, self.stroke, self.held = label, hands, stroke, held
         self.duration = max(h.duration for h in hands)
 
     def mirrored(self):
@@ -96,6 +98,11 @@ class Performance:
             hand.handed = -hand.handed
         self.label = MIRRORED[self.label]
         return self
+
+
+def smooth(u):
+    """Share of the way after the share u of the time, in a minimum-jerk move (Flash and Hogan 1985)."""
+    return u * u * u * (10 - 15 * u + 6 * u * u)
 
 
 def fade(u, edge=0.18):

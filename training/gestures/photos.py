@@ -1,0 +1,118 @@
+"""Photographs behind rendered hands: what is read, how it is cut and coloured, how it moves."""
+from functools import lru_cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tsm_edge.errors import InputError
+
+from .track import sway
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+SIDE = 480  # pixels of the longer side that are kept
+
+
+@lru_cache(maxsize=4)
+def load(folders):
+    """Photographs below folders (a tuple of paths), in the order of their names.
+
+    Returns
+    -------
+    list of uint8 arrays [h, w, 3], RGB, the longer side at most 480 pixels
+
+    Raises
+    ------
+    InputError
+        A folder without pictures.
+    """
+    out = []
+    for folder in folders:
+        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in ENDINGS)
+        pictures = [p for p in (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths) if p is not None and min(p.shape[:2]) >= 100]
+        if not pictures:
+            raise InputError(f"no photographs in {folder}", found=f"{len(paths)} files that could be", expected="pictures of 100 pixels a side and more",
+                             do="name a folder of photographs")
+        for picture in pictures:
+            scale = SIDE / max(picture.shape[:2])
+            if scale < 1:
+                picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            out.append(picture[:, :, ::-1].copy())
+    return out
+
+
+def window(rng, photo, height, width, centre=None):
+    """A part of a photograph as a picture of height x width, mirrored half of the times.
+
+    centre : (x, y) in 0..1, what shall be near the picture's middle; None: anywhere.
+
+    Returns
+    -------
+    uint8 array [height, width, 3]; float32 affine map [2, 3] from the photograph to it
+    """
+    h, w = photo.shape[:2]
+    most = min(w / width, h / height)
+    scale = most * rng.uniform(0.55, 1.0)  # photograph's pixels for one of the picture
+    cw, ch = width * scale, height * scale
+    if centre is None:
+        x, y = rng.uniform(0, w - cw), rng.uniform(0, h - ch)
+    else:
+        x, y = centre[0] * w - cw * rng.uniform(0.35, 0.65), centre[1] * h - ch * rng.uniform(0.2, 0.5)
+        x, y = np.clip(x, 0, w - cw), np.clip(y, 0, h - ch)
+    matrix = np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]], np.float32)
+    if rng.random() < 0.5:
+        matrix = np.array([[-1, 0, width - 1], [0, 1, 0]], np.float32) @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32)
+    return cv2.warpAffine(photo, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), matrix
+
+
+def recoloured(rng, picture):
+    """The picture in another light: brightness, contrast, saturation, tint."""
+    flat = picture.astype(np.float32)
+    grey = flat.mean(2, keepdims=True)
+    flat = grey + (flat - grey) * rng.uniform(0.3, 1.4)
+    flat = (flat - 128) * rng.uniform(0.6, 1.2) + 128 + rng.uniform(-45, 45)
+    return np.clip(flat * rng.uniform(0.85, 1.15, 3), 0, 255).astype(np.uint8)
+
+
+class Overlay:
+    """What programs draw over a picture: frames, bars, words. It stands still."""
+
+    def __init__(self, rng, width, height):
+        self.items = []
+        for _ in range(rng.integers(1, 4)):
+            x, y = (rng.uniform(0, 0.9, 2) * (width, height)).astype(int)
+            bw, bh = (rng.uniform(0.05, 0.4, 2) * (width, height)).astype(int)
+            self.items.append((rng.integers(3), (int(x), int(y)), (int(x + bw), int(y + bh)), rng.uniform(0, 255, 3).tolist()))
+
+    def draw(self, picture):
+        for kind, first, last, colour in self.items:
+            if kind == 0:
+                cv2.rectangle(picture, first, last, colour, 2)
+            elif kind == 1:
+                cv2.putText(picture, "Ag 12 frame"[: 3 + first[0] % 8], last, cv2.FONT_HERSHEY_SIMPLEX, 0.5, colour, 1, cv2.LINE_AA)
+            else:
+                cv2.arrowedLine(picture, first, last, colour, 2)
+
+
+class Living:
+    """A photograph that is not quite still: it sways and breathes as a person before a camera does.
+
+    picture : uint8 [h, w, 3]
+    """
+
+    def __init__(self, rng, picture):
+        self.picture = picture
+        h, w = picture.shape[:2]
+        size = rng.choice([0.0, 0.4, 1.0], p=[0.35, 0.4, 0.25])
+        self.move = sway(rng, np.array([0.02 * w, 0.012 * h, 0.02, 0.02]) * size)
+        self.still = size == 0
+
+    def at(self, t):
+        if self.still:
+            return self.picture
+        dx, dy, grow, turn = self.move(np.array([t]))[0]
+        h, w = self.picture.shape[:2]
+        c, s = (1 + grow) * np.cos(turn), (1 + grow) * np.sin(turn)
+        cx, cy = w / 2, h * 0.8
+        matrix = np.array([[c, -s, dx + cx - c * cx + s * cy], [s, c, dy + cy - s * cx - c * cy]])
+        return cv2.warpAffine(self.picture, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
