@@ -95,7 +95,9 @@ def _render_jobs(jobs, workers, count):
         for job in jobs:
             count(_render_range(*job))
         return
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent) as pool:
+    # started afresh: a copy of this process could inherit a lock that a thread of OpenCV's or torch's holds
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=fresh, initializer=_end_with_parent) as pool:
         try:
             for future in as_completed([pool.submit(_render_range, *job) for job in jobs]):
                 count(future.result())

@@ -98,11 +98,13 @@ def test_what_is_wrong_in_a_process_that_renders_is_said(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.skipif(multiprocessing.get_start_method() != "fork", reason="processes do not take over what is patched here")
-def test_a_killed_process_that_renders_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(gestures_cache, "render_clip", lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+def test_a_killed_process_that_renders_is_said(tmp_path):
+    def kill(done, total):
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+
     with pytest.raises(InputError, match="process that renders was killed"):
-        prerender(tmp_path / "c", clips_per_class=2, classes=SOME, n_frames=2, size=(16, 16), workers=2)
+        prerender(tmp_path / "c", clips_per_class=200, classes=SOME, n_frames=2, size=(16, 16), workers=2, progress=kill)
     assert not list(tmp_path.iterdir())
 
 
