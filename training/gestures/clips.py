@@ -18,7 +18,7 @@ from .draw import Camera, Look, hand_parts, paint
 from . import photos as photographs
 from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
-from .scene import FAMILIES, Lens, Mover, Person, background
+from .scene import FAMILIES, Lens, Mover, Person, Skin, background, recompressed
 from .targets import TARGETS, hand_targets  # noqa: F401
 from .track import ABSENT_Y, Performance, Track, pose, sway, tremor
 
@@ -111,6 +111,8 @@ class Stage:
         self.flicker = sway(rng, [rng.choice([0.0, 8.0], p=[0.7, 0.3])])
         self.shutter = rng.uniform(0.2, 0.9)  # fraction of the frame time during which light is gathered
         self.tremors = [tremor(rng), tremor(rng)]
+        self.skin = Skin(rng, W, H) if rng.random() < 0.6 else None
+        self.codec = rng.random() < 0.2
         self.lens = Lens(rng, w, h, np.random.default_rng(rng.integers(2 ** 63)))
         if calm:
             self._calm_down()
@@ -121,7 +123,7 @@ class Stage:
 
         self.canvas = cv2.GaussianBlur(self.canvas, (0, 0), self.canvas.shape[1] * 0.08)
         self.shake = self.pan = self.flicker = still
-        self.person, self.movers, self.overlay = None, [], None
+        self.person, self.movers, self.overlay, self.skin, self.codec = None, [], None, None, False
         self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
 
     def poses(self, track, index, local, times):
@@ -149,14 +151,14 @@ class Stage:
                 for frames, elbows, handed, _ in hands:
                     if frames[i]:
                         self._upper_arm(picture, t, elbows[i], handed)
-            plain = None
-            for _, _, _, ghosts in hands:
-                if i in ghosts and plain is None:
-                    plain = picture.copy()
             parts = [p for frames, *_ in hands for p in frames[i]]
-            paint(picture, parts)
-            if plain is not None:
-                picture = self._smear(picture, plain, hands, i)
+            if parts:
+                plain = picture.copy()
+                paint(picture, parts)
+                if any(i in ghosts for _, _, _, ghosts in hands):
+                    picture = self._smear(picture, plain, hands, i)
+                if self.skin:
+                    picture = self.skin(picture, plain, hands[0][1][i])
             if self.overlay:
                 self.overlay.draw(picture)
             if self.drawn != self.size:
@@ -164,7 +166,7 @@ class Stage:
             if flicker[i]:
                 picture = cv2.convertScaleAbs(picture, alpha=1 + flicker[i] / 128)
             out[i] = self.lens(picture)
-        return out
+        return recompressed(out, fps) if self.codec else out
 
     def _ghosts(self, track, index, local, times, fps, now):
         """Parts of fast hands at other moments of the exposure: {frame: [parts, ...]}."""

@@ -63,12 +63,12 @@ class Actor:
                 "z": self.between(-0.2, 0.2)}
 
     def begin(self, first, handed=1, side=None, slow=None):
-        """A track that rises, relaxed, from below to `first`. `side`: from that far beside it. `slow`: within so many seconds."""
+        """A track that rises, relaxed, from below to `first`. `side`: from that column instead. `slow`: within so many seconds."""
         relaxed = changed(first, flex=self.loose(), spread=0.1, y=self.half_h + self.between(0.45, 1.1))
         if self.chance(0.3):  # the shape is made before the hand is seen
             relaxed[6:13] = first[6:13]
         relaxed[2] += self.between(0.0, 0.3)
-        relaxed[0] += self.between(-0.25, 0.25) if side is None else side
+        relaxed[0] = relaxed[0] + self.between(-0.25, 0.25) if side is None else side
         if side is not None:
             relaxed[1] = first[1] + self.between(-0.2, 0.25)
         relaxed[3:6] += np.radians(self.rng.uniform(-25, 25, 3))
@@ -94,8 +94,11 @@ class Actor:
     def travel(self, label, first, last, seconds, sides=(None, None), slow=(None, None), way=None):
         """Rise to `first`, move to `last` within `seconds`, go home.
 
+        slow : how many times slower than the stroke the hand comes and goes, up and down; None: as it likes.
         way : None, straight; or callable, shares of the stroke [n] -> poses [n, 16], from `first` to `last`.
         """
+        pace = seconds / max(0.3, abs(last[1] - first[1]))  # of a stroke up or down, seconds a hand
+        slow = [times and times * pace * (self.half_h + 0.8 - row[1]) for times, row in zip(slow, (first, last))]
         track = self.begin(first, side=sides[0], slow=slow[0]).hold(self.pause())
         start = track.duration
         track.to(last, seconds)
@@ -109,20 +112,20 @@ class Actor:
         self.end(track.hold(self.pause()), sides[1], slow[1])
         return Performance(label, [track], stroke)
 
-    def _ways_in(self, label, seconds):
+    def _ways_in(self, label):
         """(sides, slow) of `travel` for a stroke, so that coming and going are no strokes themselves."""
         if label.endswith(("Left", "Right")):
             return (None, None), (None, None)
         # Up and down: by the side, or from below, slower than the stroke.
         if self.chance(0.5):
             return tuple(s * (self.half_w + 0.9) for s in self.rng.choice([-1, 1], 2)), (None, None)
-        return (None, None), tuple(max(0.5, seconds * self.between(1.4, 2.2)) for _ in range(2))
+        return (None, None), (self.between(1.4, 2.2), self.between(1.4, 2.2))
 
     def swing(self, label, flex, seconds, **shape):
         """The lower arm turns about the elbow: across through the front, or from upright to hanging."""
         across = label.endswith(("Left", "Right"))
         sign = -1 if label.endswith(("Right", "Up")) else 1
-        length = self.between(1.25, 1.75)
+        length = self.between(1.2, 1.5)
         a, b = (-self.between(30, 85), self.between(30, 85)) if across else (-self.between(50, 88), self.between(15, 75))
         a, b = (np.radians(v) for v in ((a, b) if sign > 0 else (b, a)))
         tilt = np.radians(self.between(5, 45) if across else self.between(-30, 30))
@@ -150,7 +153,7 @@ class Actor:
             return out
 
         ends = way(np.array([0.0, 1.0]))
-        return self.travel(label, ends[0], ends[1], seconds, *self._ways_in(label, seconds), way=way)
+        return self.travel(label, ends[0], ends[1], seconds, *self._ways_in(label), way=way)
 
     def swipe(self, label, flex, reach, seconds, **shape):
         seconds = self.lasting(*seconds)
@@ -177,7 +180,7 @@ class Actor:
         tilt = 5 if across else 4  # a swipe turns the hand somewhat, with the move or against it
         first[tilt] -= np.radians(lean)
         last[tilt] += np.radians(lean)
-        return self.travel(label, first, last, seconds, *self._ways_in(label, seconds))
+        return self.travel(label, first, last, seconds, *self._ways_in(label))
 
     def approach(self, label, flex, **shape):
         nearer = label.startswith("Pushing")

@@ -70,7 +70,7 @@ def recoloured(rng, picture):
     flat = picture.astype(np.float32)
     grey = flat.mean(2, keepdims=True)
     flat = grey + (flat - grey) * rng.uniform(0.3, 1.4)
-    flat = (flat - 128) * rng.uniform(0.6, 1.2) + 128 + rng.uniform(-45, 45)
+    flat = (flat - 128) * rng.uniform(0.6, 1.2) + 128 + rng.uniform(-30, 30)
     return np.clip(flat * rng.uniform(0.85, 1.15, 3), 0, 255).astype(np.uint8)
 
 

@@ -1,4 +1,7 @@
 """The picture around the hand: backgrounds, the performer, moving things, the camera's faults."""
+import os
+import tempfile
+
 import cv2
 import numpy as np
 
@@ -199,13 +202,51 @@ class Mover:
             cv2.ellipse(picture, shape, self.colour, -1)
 
 
+class Skin:
+    """Unevenness of what is drawn as hands: folds, stains, cloth. It multiplies the pixels that were painted."""
+
+    def __init__(self, rng, width, height):
+        strength = rng.uniform(0.05, 0.3)
+        field = noise(rng, height, width, int(rng.integers(3, 6)), int(rng.integers(6, 24)))
+        self.field = np.repeat(((1 + strength * (2 * field - 1)) * 128).clip(0, 255).astype(np.uint8)[..., None], 3, 2)
+
+    def __call__(self, painted, plain, shift):
+        """uint8 [h, w, 3] with the texture where `painted` differs from `plain`; it moves by `shift` (x, y) pixels."""
+        mask = cv2.absdiff(painted, plain).max(2) > 0
+        field = np.roll(self.field, (int(shift[1]), int(shift[0])), (0, 1))
+        return np.where(mask[..., None], cv2.multiply(painted, field, scale=1 / 128), painted)
+
+
+def recompressed(frames, fps):
+    """The clip after an encoder and a decoder of video (MPEG-4 part 2, OpenCV's own): blocks, and errors that last over frames.
+
+    frames : uint8 [n, h, w, 3], RGB; sides are cut to even numbers for the encoder. Returned as they are where it does not work.
+    """
+    n, h, w, _ = frames.shape
+    out = frames.copy()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "clip.mp4")
+        writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), fps, (w // 2 * 2, h // 2 * 2))
+        for frame in frames:
+            writer.write(np.ascontiguousarray(frame[: h // 2 * 2, : w // 2 * 2, ::-1]))
+        writer.release()
+        reader = cv2.VideoCapture(path)
+        for i in range(n):
+            good, frame = reader.read()
+            if not good:
+                return frames
+            out[i, : h // 2 * 2, : w // 2 * 2] = frame[:, :, ::-1]
+        reader.release()
+    return out
+
+
 class Lens:
     """What camera and codec do to a finished picture: blur, white balance, gamma, vignette, flicker, noise, JPEG."""
 
     def __init__(self, rng, width, height, t_rng):
         self.rng = t_rng
         self.blur = rng.uniform(0.3, 1.1) * max(width, height) / 160 if rng.random() < 0.45 else 0
-        dim = rng.random() < 0.2
+        dim = rng.random() < 0.15
         gain = (rng.uniform(0.3, 0.65) if dim else rng.uniform(0.65, 1.15)) * rng.uniform(0.85, 1.15, 3)
         gamma = rng.uniform(0.7, 1.4)
         x = np.arange(256) / 255
