@@ -52,6 +52,7 @@ class Options:
     ema: float = 0.0  # decay of the averaged weights; 0: none
     batch_norm: str = "train"  # "partial": all but the first frozen, as TSN and TSM train; "frozen": all
     head_only: bool = False
+    freeze: int = 0  # first parts of the network (`parts_of`) that stay as they are, statistics included
     mixed_precision: bool = False
     seed: int = 0
 
@@ -67,6 +68,13 @@ def learning_rate(options, step, steps_per_epoch):
         return options.peak_lr * (0.1 + 0.9 * (step + 1) / warm)
     part = (step - warm) / max(1, total - warm)
     return options.peak_lr * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def parts_of(net):
+    """The network's parts in the order of its layers, for `Options.freeze`: MobileNetV2's stem and blocks, ResNet's stem and stages."""
+    if hasattr(net, "features"):
+        return list(net.features)
+    return [nn.ModuleList([net.conv1, net.bn1]), net.layer1, net.layer2, net.layer3, net.layer4]
 
 
 class Trainer:
@@ -143,6 +151,8 @@ class Trainer:
             last = [m for m in self.net.modules() if isinstance(m, nn.Linear)][-1]
             self.net.requires_grad_(False)
             last.requires_grad_(True)
+        for part in parts_of(self.net)[: self.options.freeze]:
+            part.requires_grad_(False)
 
     def _frozen_norms(self):
         """Batch norms that keep their statistics, and their scales and offsets, as TSN has it."""
@@ -154,6 +164,8 @@ class Trainer:
         self.net.train()
         for norm in self._frozen_norms():
             norm.eval()
+        for part in parts_of(self.net)[: self.options.freeze]:
+            part.eval()
 
     # --- state ---------------------------------------------------------------------------------------------------------
 

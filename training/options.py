@@ -92,6 +92,8 @@ def _fit_options(fit):
     fit.add_argument("--hand-epochs", type=int, default=0, metavar="N", help="first epochs with that loss alone (default: 0)")
     fit.add_argument("--ema", type=float, default=0.0, metavar="X", help="decay of averaged weights, 0.999 for example (default: 0, none)")
     fit.add_argument("--batch-norm", default="train", metavar="NAME", help="train, partial (as TSN) or frozen (default: train)")
+    fit.add_argument("--freeze", type=int, default=0, metavar="N",
+                     help="first parts of the network that stay as --init has them: stem and blocks or stages (default: 0)")
     fit.add_argument("--mixed-precision", action="store_true", help="half precision on a GPU")
     fit.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order, crops and dropout (default: 0)")
 
@@ -108,7 +110,7 @@ RANGES = {  # of options that hold a number: least and most
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
     "variety": (0, 1), "disguise": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000), "lr_batch": (1, 1_000_000),
     "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
-    "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "seed": (0, 2 ** 31 - 1),
+    "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "freeze": (0, 18), "seed": (0, 2 ** 31 - 1),
     "workers": (0, 1024), "threads": (0, 1024),
 }
 
