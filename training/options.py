@@ -53,6 +53,7 @@ def _data_options(data):
 def _rendered_options(drawn):
     drawn.add_argument("--clips-per-class", type=int, default=250, metavar="N", help="training clips a class (default: 250)")
     drawn.add_argument("--gesture-set", default="webcam", metavar="NAME", help="webcam (11 classes), core (19) or all (27) (default: webcam)")
+    drawn.add_argument("--people", metavar="FILE", help="real hands and people, from training.gestures.people, for training")
     drawn.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of photographs to put behind rendered hands, for training")
     drawn.add_argument("--seconds", type=float, metavar="SECONDS", help="length of a clip (default: frames / rate of --init, else 3)")
     drawn.add_argument("--clip-size", type=int, metavar="N",

@@ -36,7 +36,7 @@ class ClipOptions:
 
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
-    seconds, gesture_set, clips_per_class, clip_size, variety, photos : of rendered gestures. resize : how the network's input is
+    seconds, gesture_set, clips_per_class, clip_size, variety, photos, people : of rendered gestures. resize : how the network's input is
     cut from a picture, "crop" or "squash". disguise : see augment.Disguise. mirror, mirror_pairs : see augment.Mirror.
     """
 
@@ -55,6 +55,7 @@ class ClipOptions:
     clip_size: int | None = None
     variety: float = 1.0
     photos: tuple[str, ...] = ()
+    people: str | None = None
     resize: str = "crop"
     disguise: float = 0.0
     mirror: bool = False
@@ -126,8 +127,10 @@ def _gestures(options, rendered, chief):
         side = f"{size[0]}px" if size[0] == size[1] else f"{size[0]}x{size[1]}px"
         hard = "" if options.variety == 1 else f"-variety-{_exact(options.variety)}"
         # photographs are for training alone: what is learnt is measured before backgrounds that were never seen
-        setting = Setting(tuple(options.photos) if split == "train" else (), options.resize == "squash", left_out(names))
-        hard += "".join(f"-{word}" for word, said in (("photos", setting.photos), ("cameras", setting.cameras)) if said)
+        setting = Setting(cameras=options.resize == "squash", others=left_out(names))
+        if split == "train":
+            setting = setting._replace(photos=tuple(options.photos), people=options.people or "")
+        hard += "".join(f"-{word}" for word, said in (("photos", setting.photos), ("people", setting.people), ("cameras", setting.cameras)) if said)
         path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)

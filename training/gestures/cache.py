@@ -26,7 +26,7 @@ from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import made_beside
 
-from . import photos
+from . import people, photos
 from .clips import CLASSES, TARGETS, GestureDataset, Setting, render_clip
 
 VERSION = 4  # of the generator: raise it when the same seed gives other pictures
@@ -70,7 +70,10 @@ def _allocate(path, dtype, shape):
 
 def _asked_of(setting):
     """A setting in plain values, its photographs by how many they are and what they add up to."""
-    pictures = photos.load(setting.photos) if setting.photos else []
+    pictures = list(photos.load(setting.photos)) if setting.photos else []
+    if setting.people:
+        found = people.load(setting.people)
+        pictures += [*found.scenes, *found.hands]
     digest = hashlib.sha256(b"".join(picture.tobytes() for picture in pictures)).hexdigest()[:12]
     return {"photos": f"{len(pictures)} {digest}" if pictures else "", "cameras": setting.cameras, "others": list(setting.others)}
 

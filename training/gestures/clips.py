@@ -15,7 +15,9 @@ from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
 from .draw import Camera, Look, hand_parts, paint
+from . import people
 from . import photos as photographs
+from .cutouts import CutOut, moments
 from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
 from .scene import FAMILIES, Lens, Mover, Person, Skin, background, recompressed
@@ -43,11 +45,13 @@ class Setting(NamedTuple):
     """What else than drawn backgrounds and square pictures there is.
 
     photos : folders of photographs, behind three of four hands.
+    people : a file of people.py: its scenes are photographs too, its hands stand in for half of the drawn ones that they can.
     cameras : the pictures are drawn as cameras are shaped (4:3, 16:9, some upright) and squashed to the size asked for.
     others : gestures that are performed as "Doing other things", half of the times.
     """
 
     photos: tuple = ()
+    people: str = ""
     cameras: bool = False
     others: tuple = ()
 
@@ -93,10 +97,11 @@ class Stage:
         self.camera = Camera(focal, (W / 2, H / 2), distance)
         self.margin = mx, my = int(W * 0.08), int(H * 0.08)
         self.family = FAMILIES[split][rng.integers(len(FAMILIES[split]))]
-        self.photo = bool(setting.photos) and not calm and rng.random() < 0.75
+        self.people = people.load(setting.people) if setting.people else None
+        self.real = self.people is not None and rng.random() < 0.5
+        self.photo = bool(setting.photos or setting.people) and not calm and rng.random() < 0.75
         if self.photo:
-            many = photographs.load(setting.photos)
-            part, _ = photographs.window(rng, many[rng.integers(len(many))], H + 2 * my, W + 2 * mx)
+            part = photographs.window(rng, self._photograph(rng, setting), H + 2 * my, W + 2 * mx)
             self.canvas = photographs.recoloured(rng, part) if rng.random() < 0.6 else part
             self.living = photographs.Living(rng, self.canvas)
         else:
@@ -111,6 +116,7 @@ class Stage:
         self.flicker = sway(rng, [rng.choice([0.0, 8.0], p=[0.7, 0.3])])
         self.shutter = rng.uniform(0.2, 0.9)  # fraction of the frame time during which light is gathered
         self.tremors = [tremor(rng), tremor(rng)]
+        self.chance = int(rng.integers(2 ** 62))  # of the photographed hand
         self.skin = Skin(rng, W, H) if rng.random() < 0.6 else None
         self.codec = rng.random() < 0.2
         self.lens = Lens(rng, w, h, np.random.default_rng(rng.integers(2 ** 63)))
@@ -126,6 +132,12 @@ class Stage:
         self.person, self.movers, self.overlay, self.skin, self.codec = None, [], None, None, False
         self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
 
+    def _photograph(self, rng, setting):
+        """One of the photographs; of people, where there are some, three times out of four."""
+        scenes, others = self.people.scenes if self.people else (), photographs.load(setting.photos) if setting.photos else ()
+        many = scenes if len(scenes) and (rng.random() < 0.75 or not others) else others
+        return many[rng.integers(len(many))]
+
     def poses(self, track, index, local, times):
         return track.at(local) + self.tremors[index](times)
 
@@ -138,6 +150,11 @@ class Stage:
             now = self.poses(track, k, local, times)
             frames, elbows = hand_parts(now, track.handed, self.look, self.camera)
             hands.append((frames, elbows, track.handed, self._ghosts(track, k, local, times, fps, now)))
+        cut = self._cut_out(performance)
+        if cut:
+            stops = moments(lambda t: self.poses(performance.hands[0], 0, t, np.interp(t, local, times)), local, fps, self.shutter)
+            # a held pose is turned from how it was photographed, a palm from upright
+            roll = 0.0 if performance.shape == "palm" else performance.hands[0].at(np.array([np.mean(performance.stroke)]))[0, 5]
         shake, pan, flicker = self.shake(times), self.pan(times), self.flicker(times)[:, 0]
         out = np.empty((n, self.size[1], self.size[0], 3), np.uint8)
         mx, my = self.margin
@@ -149,10 +166,12 @@ class Stage:
             if self.person is not None:
                 self.person.draw(picture, t)
                 for frames, elbows, handed, _ in hands:
-                    if frames[i]:
+                    if frames[i] and not cut:
                         self._upper_arm(picture, t, elbows[i], handed)
             parts = [p for frames, *_ in hands for p in frames[i]]
-            if parts:
+            if parts and cut:
+                picture = cut.draw(picture, stops[i], hands[0][2], self.camera, roll)
+            elif parts:
                 plain = picture.copy()
                 paint(picture, parts)
                 if any(i in ghosts for _, _, _, ghosts in hands):
@@ -167,6 +186,14 @@ class Stage:
                 picture = cv2.convertScaleAbs(picture, alpha=1 + flicker[i] / 128)
             out[i] = self.lens(picture)
         return recompressed(out, fps) if self.codec else out
+
+    def _cut_out(self, performance):
+        """The photographed hand for this performance, or None: then it is drawn."""
+        fitting = self.people.of(performance.shape) if self.real and performance.shape else ()
+        if not fitting:
+            return None
+        rng = np.random.default_rng(self.chance)
+        return CutOut(rng, self.people, fitting[rng.integers(len(fitting))], self.look)
 
     def _ghosts(self, track, index, local, times, fps, now):
         """Parts of fast hands at other moments of the exposure: {frame: [parts, ...]}."""

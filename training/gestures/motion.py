@@ -180,7 +180,9 @@ class Actor:
         tilt = 5 if across else 4  # a swipe turns the hand somewhat, with the move or against it
         first[tilt] -= np.radians(lean)
         last[tilt] += np.radians(lean)
-        return self.travel(label, first, last, seconds, *self._ways_in(label))
+        show = self.travel(label, first, last, seconds, *self._ways_in(label))
+        show.shape = "palm" if flex is OPEN and not aside else None
+        return show
 
     def approach(self, label, flex, **shape):
         nearer = label.startswith("Pushing")
@@ -192,7 +194,9 @@ class Actor:
         a = pose(**{**place, "z": far}, **angle, flex=flex, elbow=self.elbow(), **shape)
         b = changed(a, z=near, x=a[0] + self.between(-0.1, 0.1), y=a[1] + self.between(-0.15, 0.15))
         b[3:6] += np.radians(self.rng.uniform(-10, 10, 3))
-        return self.travel(label, *((a, b) if nearer else (b, a)), self.lasting(0.25, 0.9))
+        show = self.travel(label, *((a, b) if nearer else (b, a)), self.lasting(0.25, 0.9))
+        show.shape = "palm" if flex is OPEN and not back else None
+        return show
 
     def zoom(self, label, closed, opened):
         into = label.startswith("Zooming In")
@@ -292,13 +296,13 @@ class Actor:
         track.wave(begin, begin + seconds, taps).hold(seconds)
         return Performance(label, [self.end(track)], (begin, begin + seconds))
 
-    def still(self, label, held, seconds):
+    def still(self, label, held, seconds, shape=None):
         """A pose that is raised, held and lowered."""
         track = self.begin(held)
         begin = max(track.duration - 0.1, 0.0)
         track.hold(seconds)
         end = track.duration
-        return Performance(label, [self.end(track)], (begin, end), held=True)
+        return Performance(label, [self.end(track)], (begin, end), held=True, shape=shape)
 
     def thumb(self, label):
         up = label.endswith("Up")
@@ -310,12 +314,12 @@ class Actor:
                     thumb=self.between(1.1, 1.5),  # square to the fingers
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))
-        return self.still(label, base, self.lasting(0.6, 3.5))
+        return self.still(label, base, self.lasting(0.6, 3.5), "up" if up else "down")
 
     def stop(self, label):
         base = pose(**self.centre(0.35, 0.2), **self.angles(14, 10, 10), flex=OPEN, spread=self.between(0.0, 0.35),
                     thumb=self.between(0.2, 0.7), elbow=self.elbow())
-        return self.still(label, base, self.lasting(0.6, 3.5))
+        return self.still(label, base, self.lasting(0.6, 3.5), "palm")
 
     # choice
     def perform(self, label):

@@ -65,7 +65,8 @@ def other(actor):
         track.to(aside, actor.between(0.7, 1.4)).hold(actor.between(0.1, 0.8)).to(base, actor.between(0.7, 1.4))
     else:
         _busy(actor, track, kind, flex)
-    return Performance("Doing other things", [actor.end(track)], (begin * 0.5, track.duration))
+    shape = "other" if kind == "pose" else None
+    return Performance("Doing other things", [actor.end(track)], (begin * 0.5, track.duration), shape=shape)
 
 
 def _wander(actor, track, base):

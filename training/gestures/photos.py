@@ -41,28 +41,15 @@ def load(folders):
     return out
 
 
-def window(rng, photo, height, width, centre=None):
-    """A part of a photograph as a picture of height x width, mirrored half of the times.
-
-    centre : (x, y) in 0..1, what shall be near the picture's middle; None: anywhere.
-
-    Returns
-    -------
-    uint8 array [height, width, 3]; float32 affine map [2, 3] from the photograph to it
-    """
+def window(rng, photo, height, width):
+    """A part of a photograph as a picture of height x width, mirrored half of the times: uint8 [height, width, 3]."""
     h, w = photo.shape[:2]
-    most = min(w / width, h / height)
-    scale = most * rng.uniform(0.55, 1.0)  # photograph's pixels for one of the picture
-    cw, ch = width * scale, height * scale
-    if centre is None:
-        x, y = rng.uniform(0, w - cw), rng.uniform(0, h - ch)
-    else:
-        x, y = centre[0] * w - cw * rng.uniform(0.35, 0.65), centre[1] * h - ch * rng.uniform(0.2, 0.5)
-        x, y = np.clip(x, 0, w - cw), np.clip(y, 0, h - ch)
-    matrix = np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]], np.float32)
+    scale = min(w / width, h / height) * rng.uniform(0.55, 1.0)  # photograph's pixels for one of the picture
+    x, y = rng.uniform(0, w - width * scale), rng.uniform(0, h - height * scale)
+    matrix = np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]])
     if rng.random() < 0.5:
-        matrix = np.array([[-1, 0, width - 1], [0, 1, 0]], np.float32) @ np.vstack([matrix, [0, 0, 1]]).astype(np.float32)
-    return cv2.warpAffine(photo, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT), matrix
+        matrix[0] = [-1 / scale, 0, x / scale + width - 1]
+    return cv2.warpAffine(photo, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
 
 def recoloured(rng, picture):
@@ -71,7 +58,7 @@ def recoloured(rng, picture):
     grey = flat.mean(2, keepdims=True)
     flat = grey + (flat - grey) * rng.uniform(0.3, 1.4)
     flat = (flat - 128) * rng.uniform(0.6, 1.2) + 128 + rng.uniform(-30, 30)
-    return np.clip(flat * rng.uniform(0.85, 1.15, 3), 0, 255).astype(np.uint8)
+    return np.clip(flat * rng.uniform(0.92, 1.08, 3), 0, 255).astype(np.uint8)
 
 
 class Overlay:

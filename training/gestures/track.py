@@ -85,10 +85,12 @@ class Performance:
         When the movement (or the held pose) that names the gesture begins and ends.
     held : bool
         The gesture is a pose (or nothing): a part of the stroke shows it as well as the whole.
+    shape : str or None
+        Kind of photographed hand (people.KINDS) that can stand in for the drawn one.
     """
 
-    def __init__(self, label, hands, stroke, held=False):
-        self.label, self.hands, self.stroke, self.held = label, hands, stroke, held
+    def __init__(self, label, hands, stroke, held=False, shape=None):
+        self.label, self.hands, self.stroke, self.held, self.shape = label, hands, stroke, held, shape
         self.duration = max(h.duration for h in hands)
 
     def mirrored(self):
