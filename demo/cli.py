@@ -15,7 +15,7 @@ from tsm_edge.runtimes.sources import add_options, asked_for, file_of, masked, o
 
 EPILOG = """sources (the words of jetson-inference):
   0, /dev/video0          a USB camera               csi://0        a Jetson's CSI camera
-  rtsp://HOST/PATH        a network camera           file://clip.mp4, clip.mp4
+  rtsp://HOST/PATH        a network camera           file://clip.mp4, clip.mp4, or a folder of frames
   test://"Swiping Left"   a rendered gesture (tsm_edge.training)
 
 examples:
@@ -125,9 +125,9 @@ def _run(options):
     except InputError:
         source.close()
         raise
+    rate = (f", {source.fps:.3g} fps" if source.fps else "") + (f" ({source.note})" if source.note else "")
     _say(f"{model.manifest.get('name', '')}: {len(model.classes)} classes, {model.engine}"
-         + (f" ({model.note})" if model.note else "") + f"; {source.name}"
-         + (f", {source.fps:.3g} fps" if source.fps else "") + (f", {source.frames} frames" if source.frames else ""))
+         + (f" ({model.note})" if model.note else "") + f"; {source.name}{rate}" + (f", {source.frames} frames" if source.frames else ""))
     if not trained:
         _say("UNTRAINED: this network has random weights; its labels mean nothing.")
     with _stopping() as stop:

@@ -25,7 +25,9 @@ _CSI = ("nvarguscamerasrc sensor-id={index} ! video/x-raw(memory:NVMM), width=(i
 STREAMS = ("rtsp", "rtsps", "http", "https", "udp", "tcp", "rtmp")
 # scheme -> "module:class" of a source that lies above this package; called with (rest of the address, size, fps, flip, **more)
 BY_NAME = {"test": "tsm_edge.training.gestures.source:RenderedSource"}
-EXPECTED = "0, /dev/video0, csi://0, rtsp://HOST/PATH, file://clip.mp4, clip.mp4 or test://LABEL"
+EXPECTED = "0, /dev/video0, csi://0, rtsp://HOST/PATH, file://clip.mp4, clip.mp4, a folder of pictures or test://LABEL"
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FOLDER_RATE = 12.0  # frames a second of a folder of pictures, which does not say its own: Jester's
 
 
 def import_cv2():
@@ -52,9 +54,10 @@ class Source:
 
     name : str, for people. live : bool, frames come when they come and the newest counts; else every frame counts.
     fps : float, frame rate as announced (0: not known). frames : int, how many there will be (0: not known).
+    note : str, in words, where the rate is not the source's own.
     """
 
-    name, live, fps, frames = "", False, 0.0, 0
+    name, live, fps, frames, note = "", False, 0.0, 0, ""
 
     def read(self):
         """The next frame: (uint8 [h, w, 3] BGR, seconds), or None at the end.
@@ -68,14 +71,17 @@ class Source:
 
 
 class VideoSource(Source):
-    """A camera, network stream or file through OpenCV."""
+    """A camera, network stream or file through OpenCV. `rate`: frames a second of a file, whatever it says itself."""
 
-    def __init__(self, capture, name, live, flip, size=None):
+    def __init__(self, capture, name, live, flip, size=None, rate=None):
         cv2 = import_cv2()
         self._capture, self.name, self.live, self._flip = capture, name, live, flip
         self._size = None if live else size
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        self.fps = rate if 0 < rate < 1000 else 0.0
+        said = capture.get(cv2.CAP_PROP_FPS)
+        self.fps, self._rate = said if 0 < said < 1000 else 0.0, rate
+        if rate:
+            self.note = "as --input-rate has it; the file says " + ("%.3g" % self.fps if self.fps else "nothing")
+            self.fps = float(rate)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if not live and 0 < count < 1e9 else 0
         self._time, self._first, self._count = -1.0, None, 0
@@ -89,6 +95,8 @@ class VideoSource(Source):
             frame = cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
         if self.live:
             now = time.monotonic()
+        elif self._rate:
+            now = self._count / self._rate
         else:
             now = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
             if not now > self._time:  # some containers have no times, or odd ones: then by the frame rate
@@ -102,6 +110,32 @@ class VideoSource(Source):
 
     def close(self):
         self._capture.release()
+
+
+class FolderSource(Source):
+    """A folder of pictures, in the order of the numbers in their names, as Jester ships its clips."""
+
+    def __init__(self, path, names, flip, size=None, rate=None):
+        self._paths, self.name, self._flip, self._size = [os.path.join(path, name) for name in names], str(path), flip, size
+        self.fps, self.frames = float(rate or FOLDER_RATE), len(names)
+        self.note = "as --input-rate has it" if rate else "assumed: a folder does not say; --input-rate does"
+        self._count, self._shape = 0, None
+
+    def read(self):
+        if self._count == len(self._paths):
+            return None
+        cv2, path = import_cv2(), self._paths[self._count]
+        frame = cv2.imread(path, cv2.IMREAD_COLOR)
+        if frame is None:
+            raise InputError("a picture cannot be read", found=path, expected="a whole picture",
+                             do="repair it, or take it out of the folder")
+        if frame.shape != (self._shape or frame.shape):
+            raise InputError("pictures of different sizes", found="{1}x{0} in {2}, {4}x{3} before it".format(*frame.shape[:2], path, *self._shape),
+                             expected="the frames of one film", do="take the others out of the folder")
+        self._shape, self._count = frame.shape, self._count + 1
+        if self._size and self._size != (frame.shape[1], frame.shape[0]):
+            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+        return flip_frame(frame, self._flip), (self._count - 1) / self.fps
 
 
 def flip_frame(frame, method):
@@ -167,7 +201,7 @@ def add_options(parser):
     add = parser.add_argument_group("the camera").add_argument
     add("--input-width", type=int, metavar="N", help="pixels to ask the camera for, or to scale a file to (default: its own)")
     add("--input-height", type=int, metavar="N", help="likewise (default: its own)")
-    add("--input-rate", type=float, metavar="FPS", help="frames a second to ask the camera for (default: its own)")
+    add("--input-rate", type=float, metavar="FPS", help="frames a second to ask the camera for, or that a file or folder really has (default: its own; a folder: 12)")
     add("--input-flip", default="none", metavar="NAME",
         help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
 
@@ -184,11 +218,11 @@ def open_source(address: str, *, width: "int | None" = None, height: "int | None
     Parameters
     ----------
     address : str
-        0, /dev/video0, csi://0, rtsp://... (also http, https, udp, tcp), file://clip.mp4, clip.mp4, test://LABEL.
+        0, /dev/video0, csi://0, rtsp://... (also http, https, udp, tcp), file://clip.mp4, clip.mp4, FOLDER, test://LABEL.
     width, height : int or None
         Size to ask a camera for; files and rendered gestures are brought to it.
     fps : float or None
-        Frame rate to ask a camera for.
+        Frame rate to ask a camera for; the true one of a file or of a folder of pictures.
     flip : str
         One of FLIPS.
     **more :
@@ -222,7 +256,8 @@ def open_source(address: str, *, width: "int | None" = None, height: "int | None
         return _open_stream(address, flip)
     if kind == "camera":
         return _open_camera(address.replace("v4l2://", ""), size, fps, flip)
-    return _open_file(file_of(address), size, flip)
+    path = file_of(address)
+    return _open_folder(path, size, fps, flip) if os.path.isdir(path) else _open_file(path, size, fps, flip)
 
 
 def _by_name(scheme):
@@ -234,7 +269,16 @@ def _by_name(scheme):
                                     do="pip install 'tsm-edge[train]', or give a camera or a file") from error
 
 
-def _open_file(path, size, flip):
+def _open_folder(path, size, fps, flip):
+    names = [name for name in os.listdir(path) if name.lower().endswith(PICTURES) and not name.startswith(".")]
+    if not names:
+        raise InputError("the folder holds no pictures", found=path, expected="the frames of one film: " + ", ".join(PICTURES),
+                         do="check the path; of a data set name one clip")
+    names.sort(key=lambda name: [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)])
+    return FolderSource(path, names, flip, size, fps)
+
+
+def _open_file(path, size, fps, flip):
     cv2 = import_cv2()
     if not Path(path).is_file():
         near = sorted(p.name for p in Path(path).parent.glob("*")
@@ -246,7 +290,7 @@ def _open_file(path, size, flip):
         raise InputError("the video cannot be read", found=f"{path}, {os.path.getsize(path)} bytes, which OpenCV does not know",
                          expected="a video file (mp4, avi, mkv, webm, ...)",
                          do="play it elsewhere to see whether it is whole, or convert it to mp4")
-    return VideoSource(capture, str(path), False, flip, size)
+    return VideoSource(capture, str(path), False, flip, size, fps)
 
 
 def _open_camera(address, size, fps, flip):

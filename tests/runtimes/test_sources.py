@@ -158,3 +158,48 @@ def test_a_camera_gives_frames_by_the_clock(monkeypatch):
     monkeypatch.setattr(sources.time, "monotonic", lambda: next(clock))
     source = open_source("0", width=640, height=480)
     assert source.live and [time for _, time in read_all(source)] == [0.0, 0.5, 1.0]
+
+
+def pictures(folder, count=11, ending=".png", size=(20, 16)):
+    """Frames 1.png, 2.png, ... whose grey says their number."""
+    folder.mkdir(exist_ok=True)
+    for i in range(1, count + 1):
+        cv2.imwrite(str(folder / f"{i}{ending}"), np.full((size[1], size[0], 3), 10 * i, np.uint8))
+    return folder
+
+
+def test_a_folder_of_pictures_is_a_film_in_the_order_of_its_numbers(tmp_path):
+    source, seen = open_source(str(pictures(tmp_path / "clip"))), []
+    assert (source.fps, source.frames, source.live) == (12.0, 11, False) and "assumed" in source.note
+    while (got := source.read()) is not None:
+        seen.append((int(got[0][0, 0, 0]) // 10, got[1]))
+    assert seen == [(i + 1, pytest.approx(i / 12)) for i in range(11)]  # 2 comes before 10
+    slow = open_source(str(tmp_path / "clip"), fps=5, width=32, height=24)
+    assert slow.fps == 5 and "assumed" not in slow.note
+    assert slow.read()[0].shape == (24, 32, 3) and slow.read()[1] == pytest.approx(0.2)
+
+
+def test_folders_that_are_no_film_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no pictures"):
+        open_source(str(tmp_path / "empty"))
+    mixed = pictures(tmp_path / "mixed", 2)
+    cv2.imwrite(str(mixed / "3.png"), np.zeros((8, 8, 3), np.uint8))
+    (mixed / "4.png").write_bytes(b"no picture")
+    source = open_source(str(mixed))
+    source.read(), source.read()
+    with pytest.raises(InputError, match="different sizes"):
+        source.read()
+    (mixed / "3.png").unlink()
+    source = open_source(str(mixed))
+    source.read(), source.read()
+    with pytest.raises(InputError, match="cannot be read"):
+        source.read()
+
+
+def test_the_rate_of_a_file_can_be_said(video):
+    said = open_source(str(video)).fps
+    source = open_source(str(video), fps=said / 2)
+    assert source.fps == said / 2 and f"{said:.3g}" in source.note
+    times = [source.read()[1] for _ in range(3)]
+    assert times == [pytest.approx(i * 2 / said) for i in range(3)]
