@@ -80,7 +80,7 @@ class VideoSource(Source):
         said = capture.get(cv2.CAP_PROP_FPS)
         self.fps, self._rate = said if 0 < said < 1000 else 0.0, rate
         if rate:
-            self.note = "as --input-rate has it; the file says " + ("%.3g" % self.fps if self.fps else "nothing")
+            self.note = "as --input-rate has it; the file says " + (f"{self.fps:.3g}" if self.fps else "nothing")
             self.fps = float(rate)
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         self.frames = int(count) if not live and 0 < count < 1e9 else 0
@@ -130,7 +130,8 @@ class FolderSource(Source):
             raise InputError("a picture cannot be read", found=path, expected="a whole picture",
                              do="repair it, or take it out of the folder")
         if frame.shape != (self._shape or frame.shape):
-            raise InputError("pictures of different sizes", found="{1}x{0} in {2}, {4}x{3} before it".format(*frame.shape[:2], path, *self._shape),
+            sizes = "{1}x{0} in {2}, {4}x{3} before it".format(*frame.shape[:2], path, *self._shape)
+            raise InputError("pictures of different sizes", found=sizes,
                              expected="the frames of one film", do="take the others out of the folder")
         self._shape, self._count = frame.shape, self._count + 1
         if self._size and self._size != (frame.shape[1], frame.shape[0]):
@@ -201,7 +202,8 @@ def add_options(parser):
     add = parser.add_argument_group("the camera").add_argument
     add("--input-width", type=int, metavar="N", help="pixels to ask the camera for, or to scale a file to (default: its own)")
     add("--input-height", type=int, metavar="N", help="likewise (default: its own)")
-    add("--input-rate", type=float, metavar="FPS", help="frames a second to ask the camera for, or that a file or folder really has (default: its own; a folder: 12)")
+    add("--input-rate", type=float, metavar="FPS",
+        help="frames a second to ask the camera for, or that a file really has (default: its own; a folder of pictures: 12)")
     add("--input-flip", default="none", metavar="NAME",
         help="none, rotate-180, clockwise, counterclockwise, horizontal, vertical, ... (default: none)")
 

@@ -96,8 +96,8 @@ def normalise(frames, mean, std):
 def frame_targets(labels, marks, frames, rest):
     """Class of every frame, int64 [N, T], -100 where it is not decided yet.
 
-    A stroke counts from its middle, or a fifth of the clip after its start (before, nobody can know), to a tenth after its end; frames before it begins
-    and well after it are `rest` (the class of no gesture; -100 where there is none).
+    A stroke counts from its middle, or a fifth of the clip after its start (before, nobody can know), to a tenth after its
+    end; frames before it begins and well after it are `rest` (the class of no gesture; -100 where there is none).
     """
     t = (torch.arange(frames, device=labels.device) + 0.5) / frames
     start, end = marks[:, :1], marks[:, 1:]

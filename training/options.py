@@ -52,9 +52,11 @@ def _data_options(data):
 
 def _rendered_options(drawn):
     drawn.add_argument("--clips-per-class", type=int, default=250, metavar="N", help="training clips a class (default: 250)")
-    drawn.add_argument("--gesture-set", default="webcam", metavar="NAME", help="webcam (11 classes), core (19) or all (27) (default: webcam)")
+    drawn.add_argument("--gesture-set", default="webcam", metavar="NAME",
+                       help="webcam (11 classes), core (19) or all (27) (default: webcam)")
     drawn.add_argument("--people", metavar="FILE", help="real hands and people, from training.gestures.people, for training")
-    drawn.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of photographs to put behind rendered hands, for training")
+    drawn.add_argument("--photos", nargs="*", default=[], metavar="DIR",
+                       help="folders of photographs to put behind rendered hands, for training")
     drawn.add_argument("--seconds", type=float, metavar="SECONDS", help="length of a clip (default: frames / rate of --init, else 3)")
     drawn.add_argument("--clip-size", type=int, metavar="N",
                        help="pixels a side of the clips that crops are cut from (default: 8/7 of the input)")
@@ -66,7 +68,8 @@ def _network_options(net):
     net.add_argument("--arch", metavar="NAME", help="mobilenet_v2, resnet18 or resnet50 (default: that of --init, else mobilenet_v2)")
     net.add_argument("--width", type=float, metavar="X", help="width multiplier of mobilenet_v2 (default: that of --init, else 1.0)")
     net.add_argument("--input-size", metavar="N|WxH", help="the network's input, pixels (default: that of --init, else 224)")
-    net.add_argument("--resize", metavar="NAME", help="crop or squash: how the input is cut from a picture (default: that of --init, else crop)")
+    net.add_argument("--resize", metavar="NAME",
+                     help="crop or squash: how the input is cut from a picture (default: that of --init, else crop)")
     net.add_argument("--shift", default="online", metavar="NAME", help="online, offline or none (default: online)")
     net.add_argument("--fold-div", type=int, metavar="N", help="a fold is 1/N of the channels (default: that of --init, else 8)")
     net.add_argument("--head-only", action="store_true", help="train the classifier alone")
@@ -109,10 +112,10 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
-    "variety": (0, 1), "disguise": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000), "lr_batch": (1, 1_000_000),
-    "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
-    "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "freeze": (0, 18), "seed": (0, 2 ** 31 - 1),
-    "workers": (0, 1024), "threads": (0, 1024),
+    "variety": (0, 1), "disguise": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
+    "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
+    "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999), "freeze": (0, 18),
+    "seed": (0, 2 ** 31 - 1), "workers": (0, 1024), "threads": (0, 1024),
 }
 
 

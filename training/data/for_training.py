@@ -105,7 +105,8 @@ def open_data(options, rendered, chief=True):
     steps.append(ColourJitter())
     if options.disguise:
         steps.append(Disguise(options.disguise))
-    return Clips(data, val and Changed(val, CentreCrop(options.input_size, resize=options.resize)), classes, Compose(*steps), options.fps or fps)
+    seen = val and Changed(val, CentreCrop(options.input_size, resize=options.resize))
+    return Clips(data, seen, classes, Compose(*steps), options.fps or fps)
 
 
 def _gestures(options, rendered, chief):
@@ -130,7 +131,7 @@ def _gestures(options, rendered, chief):
         setting = Setting(cameras=options.resize == "squash", others=left_out(names))
         if split == "train":
             setting = setting._replace(photos=tuple(options.photos), people=options.people or "")
-        hard += "".join(f"-{word}" for word, said in (("photos", setting.photos), ("people", setting.people), ("cameras", setting.cameras)) if said)
+        hard += "".join(f"-{word}" for word in ("photos", "people", "cameras") if getattr(setting, word))
         path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from tsm_edge.card import check_classes
 from tsm_edge.errors import InputError
 from tsm_edge.training.gestures.labels import slug
 
-VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp")
+VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".gif")
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _VIDEO = rf".+?(?:{'|'.join(map(re.escape, VIDEO_ENDINGS))})"
 _NAMED = re.compile(rf"({_VIDEO})\s+(\S.*)", re.IGNORECASE)
@@ -155,8 +155,11 @@ def _is_clip(path):
         return True
 
 
-def read_folder(root, classes=None):
+def read_folder(root, classes=None, called=None):
     """Read a folder per class. `classes` gives names and order; else labels.txt; else the sorted folder names.
+
+    called : callable, index of the class that a folder's name stands for, -1: no class, None: it is left out; by default folders
+    that are no class are refused.
 
     Raises
     ------
@@ -177,7 +180,9 @@ def read_folder(root, classes=None):
     classes = _classes(classes, names)
     find = class_finder(classes)
     strange = [name for name in names if find(name) is None]
-    if strange:
+    if called:
+        find, folders = called, [folder for folder in folders if called(folder.name) is not None]
+    elif strange:
         raise InputError(f"{root} holds folders that are no class", found=", ".join(strange[:5]),
                          expected=", ".join(classes), do="move them away, or add them to labels.txt")
     items = [Item(str(clip), find(folder.name)) for folder in folders for clip in _entries(folder) if _is_clip(clip)]

@@ -7,7 +7,7 @@ from tsm_edge.cli import columns
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
 
-from . import streams
+from . import films, streams
 
 
 def import_pyplot():
@@ -54,7 +54,21 @@ def write_confusion(path, table, classes):
         plt.close(figure)
 
 
-def print_figures(result):
+def print_figures(result, per_clip=False):
+    if result["clips"]:
+        _print_classes(result)
+    if "stream" in result:
+        print("\n" + streams.sentence(result["stream"]))
+    if "clip_events" in result:
+        print("\nplayed as a camera would give them: " + films.sentence(result["clip_events"]))
+        for fps, found in result["rates"].items():
+            print(f"at {fps} frames a second: {films.sentence(found)}")
+    if per_clip and "results" in result:
+        print("", *columns(films.table([films.Outcome(**row) for row in result["results"]])), sep="\n")
+    print()
+
+
+def _print_classes(result):
     print(f"{result['model']} ({result['engine']}): {result['clips']} clips of {result['frames']} frames ({result['sampling']}), "
           f"{len(result['classes'])} classes")
     how = {"online": "online", "offline": "whole clips, offline"}.get(result["shift"], "whole clips, without shifts")
@@ -64,12 +78,11 @@ def print_figures(result):
     print("early recognition: " + ", ".join(f"{part} {value:.0%}" for part, value in result["early"].items()))
     table = [("class", "clips", "recall", "precision", "most often taken for")]
     for row in result["per_class"]:
+        if not row["clips"] and row["precision"] is None:
+            continue
         numbers = [f"{row[k]:.0%}" if row[k] is not None else "-" for k in ("recall", "precision")]
         table.append((row["class"], str(row["clips"]), *numbers, row["confused_with"] or ""))
     print("", *columns(table), sep="\n")
     if "backwards" in result and result["backwards"]["per_class"]:
         print(f"\nplayed backwards, taken for the opposite gesture: {result['backwards']['opposite']:.0%}")
         print(", ".join(f"{name} {value:.0%}" for name, value in result["backwards"]["per_class"].items()))
-    if "stream" in result:
-        print("\n" + streams.sentence(result["stream"]))
-    print()

@@ -12,8 +12,9 @@ import numpy as np
 
 from tsm_edge import cli
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes.sources import FLIPS
 
-from . import scores, streams
+from . import films, scores, streams
 from .clips import Clips, WholeClips, open_clips, picture_size
 from .plots import import_pyplot, print_figures, write_confusion
 
@@ -21,6 +22,7 @@ EXAMPLES = """examples:
   tsm-eval runs/gestures/final.pth --data gestures                held-out rendered clips
   tsm-eval dist/host --data gestures --stream 600                 and ten minutes of joined gestures
   tsm-eval final.pth --data test.txt --root frames/ --confusion confusion.png --json
+  tsm-eval default --data clips/ --map left=\"Swiping Left\" wave=none --per-clip      real clips, whatever their folders are called
   tsm-eval final.pth --data gestures --attention attention.png    where the network looks, frame by frame
   tsm-eval offline.pth --data gestures --past 1:2                 an offline network, and its weights run online
 A network that was trained online is stepped frame by frame. One that was trained offline or without shifts (checkpoints only)
@@ -32,7 +34,7 @@ PARTS = tuple(i / 10 for i in range(1, 11))
 def parser():
     p = argparse.ArgumentParser(prog="tsm-eval", description=__doc__, epilog=EXAMPLES,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("model", metavar="MODEL", help="a checkpoint, an .onnx step graph or a bundle")
+    p.add_argument("model", metavar="MODEL", help="a checkpoint, an .onnx step graph, a bundle, or 'default': the packaged model")
     p.add_argument("--data", required=True, metavar="DATA",
                    help="'gestures' (rendered, held out), a folder of LABEL/clip files, or a list file")
     p.add_argument("--stream", type=float, default=0.0, metavar="SECONDS", help="also a stream of this length: rendered gestures with rest "
@@ -49,6 +51,19 @@ def parser():
     data.add_argument("--sampling-stride", type=int, metavar="N",
                       help="dense: frames between two of a clip (default: as a checkpoint was trained, else 8)")
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of rendered clips, and of the order in a stream (default: 0)")
+
+    own = p.add_argument_group("clips of your own")
+    own.add_argument("--map", nargs="+", default=[], metavar="FOLDER=CLASS",
+                     help="what folders show that are not called like a class; =none: nothing named, any event is false; =-: left out")
+    own.add_argument("--flip", default="none", metavar="NAME", help="turn or mirror what is read: horizontal for films of a camera that "
+                     "mirrors (default: none)")
+    own.add_argument("--input-rate", type=float, metavar="FPS",
+                     help="frames a second that the files really have (default: what they say; folders of frames: 12)")
+    own.add_argument("--fps", type=float, nargs="+", default=[], metavar="FPS", help="also play the clips at these cameras' rates")
+    own.add_argument("--hold-last", type=float, default=0.0, metavar="SECONDS",
+                     help="show the last frame of a clip so much longer (default: 0)")
+    own.add_argument("--per-clip", action="store_true", help="a line for each clip")
+    own.add_argument("--at-least", type=float, metavar="X", help="fail (exit code 1) where top-1 is below X, 0 to 1")
 
     drawn = p.add_argument_group("rendered gestures")
     drawn.add_argument("--split", default="test", metavar="NAME", help="train, val or test: other seeds, other backgrounds (default: test)")
@@ -79,9 +94,10 @@ def _main(argv):
     model = open_model(args)
     past = check_model(args, model)
     clips = open_clips(args, model)
-    result = {"model": str(args.model), "engine": model.engine, "shift": model.shift,
-              "sampling": clips.sampling, **evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites))}
-    if model.net is not None and model.shift == "online":
+    result = {"model": str(args.model), "engine": model.engine, "shift": model.shift, "sampling": clips.sampling, "clips": len(clips)}
+    if len(clips):
+        result.update(evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites)))
+    if len(clips) and model.net is not None and model.shift == "online":
         result["clip_top1"] = scores.top_k(scores.clip_logits(clip_forward(model.net, clips)), clips.labels, 1)
     if past:
         result["online_top1"] = _run_online(args, model, clips, past)
@@ -91,6 +107,8 @@ def _main(argv):
         stream = streams.rendered(model, args.stream, picture_size(args, model), args.seed, args.split) if args.data == "gestures" \
             else streams.joined(model, clips, args.stream, args.seed)
         result["stream"] = stream.figures(model.manifest["events"])
+    if clips.films and model.shift == "online":
+        result.update(_play(args, model, clips.films))
     if args.confusion:
         write_confusion(args.confusion, np.array(result["confusion"]), model.classes)
     if args.attention:
@@ -100,9 +118,27 @@ def _main(argv):
     if args.json:
         print(json.dumps(result, indent=1))
     else:
-        print_figures(result)
-    cli.verdict(f"PASSED top-1 {result['top1']:.2%} over {result['clips']} clips", args.json)
-    return 0
+        print_figures(result, args.per_clip)
+    return _verdict(args, result)
+
+
+def _verdict(args, result):
+    """The last line, and the exit code: a figure is no check, unless --at-least makes it one."""
+    said = f"top-1 {result['top1']:.2%} over {result['clips']} clips" if result["clips"] else "no clip shows a class of the model"
+    passed = args.at_least is None or result["clips"] and result["top1"] >= args.at_least
+    word = "MEASURED" if args.at_least is None else "PASSED" if passed else "FAILED"
+    cli.verdict(f"{word} {said}" + (f", at least {args.at_least:.2%} wanted" if args.at_least is not None else ""), args.json)
+    return 0 if passed else 1
+
+
+def _play(args, model, whole):
+    """What comes of the clips in full: {"events": figures, "results": a row a clip, "rates": {fps: figures}}."""
+    def at(fps):
+        return [films.outcome(model, item.path, item.label, *whole.read(item.path, fps), args.hold_last) for item in whole.items]
+
+    own = at(None)
+    return {"clip_events": films.figures(own), "results": [o._asdict() for o in own],
+            "rates": {f"{fps:g}": films.figures(at(fps)) for fps in args.fps}}
 
 
 def check(args):
@@ -111,6 +147,14 @@ def check(args):
 
     cli.check_ranges(args, {"clips_per_class": (1, None), "clip_size": (16, None), "frames": (0, None), "seed": (0, None),
                             "sampling_stride": (1, None), **({"stream": (1, 1_000_000)} if args.stream else {})})
+    cli.check_ranges(args, {"hold_last": (0, 60), **({"input_rate": (0.1, 1000)} if args.input_rate is not None else {}),
+                            **({"at_least": (0, 1)} if args.at_least is not None else {})})
+    cli.choose(args.flip, FLIPS, "flip method")
+    if any(not 0.1 <= fps <= 1000 for fps in args.fps):
+        raise InputError("--fps cannot be used", found=", ".join(f"{fps:g}" for fps in args.fps), expected="0.1 to 1000", do="pick others")
+    if args.data == "gestures" and (args.map or args.fps or args.per_clip or args.input_rate):
+        raise InputError("rendered gestures are no files", found="--data gestures with --map, --fps, --per-clip or --input-rate",
+                         expected="a folder or a list of clips", do="leave them out, or write clips first: tsm-gestures dataset")
     if args.tune_events and not args.stream:
         raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
     if args.confusion:
@@ -168,8 +212,11 @@ def open_model(args):
     A checkpoint that was not trained online is given as a `WholeClips`.
     """
     import tsm_edge
+    from tsm_edge.default import default_checkpoint
     from tsm_edge.runtimes import CHECKPOINTS
 
+    if args.model == "default":
+        args.model = str(default_checkpoint())
     path, net, training = Path(args.model), None, {}
     if path.suffix in CHECKPOINTS and path.is_file():
         from tsm_edge.checkpoints import load_checkpoint

@@ -27,7 +27,7 @@ from tsm_edge.errors import InputError
 from tsm_edge.files import made_beside
 
 from . import people, photos
-from .clips import CLASSES, TARGETS, GestureDataset, Setting, render_clip
+from .clips import CLASSES, PLAIN, TARGETS, GestureDataset, render_clip
 
 VERSION = 4  # of the generator: raise it when the same seed gives other pictures
 
@@ -113,7 +113,7 @@ def _render_jobs(jobs, workers, count):
 
 
 def prerender(path, split="train", clips_per_class=200, classes=CLASSES, n_frames=16, size=(128, 128), seconds=3.0,
-              seed=0, workers=None, progress=None, variety=1.0, setting=Setting()):
+              seed=0, workers=None, progress=None, variety=1.0, setting=PLAIN):
     """Render clips of every class into a cache folder; a cache of the same request is reused.
 
     Parameters

@@ -14,10 +14,10 @@ import numpy as np
 from tsm_edge.cli import choose
 from tsm_edge.errors import InputError
 
-from .draw import Camera, Look, hand_parts, paint
 from . import people
 from . import photos as photographs
 from .cutouts import CutOut, moments
+from .draw import Camera, Look, hand_parts, paint
 from .labels import CLASSES, CORE_CLASSES, MIRRORED, REVERSED  # noqa: F401
 from .motion import Actor
 from .scene import FAMILIES, Lens, Mover, Person, Skin, background, recompressed
@@ -56,6 +56,9 @@ class Setting(NamedTuple):
     others: tuple = ()
 
 
+PLAIN = Setting()
+"""Nothing else."""
+
 SHAPES = (4 / 3, 16 / 9, 3 / 4)
 """Of cameras, width over height; drawn as often as `_OFTEN` says."""
 _OFTEN = (0.5, 0.44, 0.06)
@@ -84,7 +87,7 @@ class Stage:
     setting : Setting
     """
 
-    def __init__(self, rng, size, split="train", calm=False, setting=Setting()):
+    def __init__(self, rng, size, split="train", calm=False, setting=PLAIN):
         self.size = w, h = size
         scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
         H = h * scale
@@ -225,7 +228,7 @@ def _rng(seed, *more):
     return np.random.default_rng([int(seed), *more])
 
 
-def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False, variety=1.0, setting=Setting()):
+def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=False, variety=1.0, setting=PLAIN):
     """Render one clip of one gesture.
 
     The stroke lies wholly inside the clip; if the clip is shorter, a movement is sped up, of a held pose a part is shown.
@@ -372,7 +375,7 @@ class GestureDataset:
     """
 
     def __init__(self, split="train", clips_per_class=100, classes=CLASSES, n_segment=8, size=(128, 128), seconds=3.0,
-                 seed=0, transform=None, variety=1.0, setting=Setting()):
+                 seed=0, transform=None, variety=1.0, setting=PLAIN):
         choose(split, SPLITS, "split")
         self.classes = [choose(name, CLASSES, "gesture") for name in classes]
         self.clips_per_class, self.n_segment, self.size, self.seconds = clips_per_class, n_segment, size, seconds

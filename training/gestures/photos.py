@@ -31,7 +31,8 @@ def load(folders):
         paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in ENDINGS)
         pictures = [p for p in (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths) if p is not None and min(p.shape[:2]) >= 100]
         if not pictures:
-            raise InputError(f"no photographs in {folder}", found=f"{len(paths)} files that could be", expected="pictures of 100 pixels a side and more",
+            raise InputError(f"no photographs in {folder}", found=f"{len(paths)} files that could be",
+                             expected="pictures of 100 pixels a side and more",
                              do="name a folder of photographs")
         for picture in pictures:
             scale = SIDE / max(picture.shape[:2])

@@ -16,7 +16,6 @@ cv2.setNumThreads(1)
 
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.training.data.listing import read_folder  # noqa: E402
-from tsm_edge.training.gestures import cache as gestures_cache  # noqa: E402
 from tsm_edge.training.gestures.cache import CachedClips, prerender  # noqa: E402
 from tsm_edge.training.gestures.cli import _main as gestures_main  # noqa: E402
 from tsm_edge.training.gestures.cli import label_of, write_video  # noqa: E402
