@@ -206,7 +206,7 @@ def make_network(args, source, classes, fps):
     args : namespace
         As `fill_in` left it.
     source : Checkpoint or None
-        Weights to begin with; a classifier for other classes is made anew.
+        Weights to begin with; the classifier's rows of other classes are made anew.
     classes : list of str
     fps : float
 
@@ -231,19 +231,37 @@ def make_network(args, source, classes, fps):
     if source is None:
         return net, "weights from scratch"
     mine, theirs = net.state_dict(), dict(source.state_dict)
-    head = [k for k in theirs if theirs[k].shape != mine[k].shape] if set(theirs) == set(mine) else None
-    if head is None or any(not k.startswith(("classifier", "fc")) for k in head):
+    body = [k for k in mine if not k.startswith(_HEADS)]
+    if any(k not in theirs or theirs[k].shape != mine[k].shape for k in body) or any(k not in mine for k in theirs):
         raise InputError("the checkpoint does not fit the network", found=f"{len(theirs)} tensors, first {list(theirs)[:3]}",
                          expected=f"{len(mine)} tensors, first {list(mine)[:3]}", do="check --arch and --width")
-    fresh = bool(head) or list(known.classes or []) != list(classes)
-    if fresh:
-        theirs.update({k: mine[k] for k in mine if k.startswith(("classifier", "fc"))})
+    kept = _rows_of(known.classes or [], classes)
+    for key in [k for k in mine if k.startswith(_HEADS)]:
+        head = mine[key].clone()
+        if key in theirs and theirs[key].shape[1:] == head.shape[1:]:
+            for row, before in kept.items():
+                head[row] = theirs[key][before]
+        theirs[key] = head
     net.load_state_dict(theirs)
     if "shift" not in known.said:
         trained = "shifts that the file does not name"
     else:
         trained = {"online": "online shifts", "offline": "shifts both ways", None: "no shifts"}[known.shift]
-    return net, f"weights from {args.init}, trained with {trained}" + (", with a new classifier" if fresh else "")
+    new = [name for i, name in enumerate(classes) if i not in kept]
+    head = "" if not new else ", with a new classifier" if not kept else f", the classifier new for {', '.join(new)} alone"
+    return net, f"weights from {args.init}, trained with {trained}{head}"
+
+
+_HEADS = ("classifier", "fc")
+
+
+def _rows_of(before, classes):
+    """{row of the new classifier: row of the old one} of the classes that both have, by exact name or by slug."""
+    from tsm_edge.training.data.listing import class_finder
+
+    find = class_finder(before) if before else lambda name: None
+    rows = {i: find(name) for i, name in enumerate(classes)}
+    return {i: row for i, row in rows.items() if row is not None}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, f
 FORMAT, VERSION = "tsm_edge.checkpoint", 1
 KINDS = {
     "published": "the published online Jester layout", "reference": "a network trained with the reference repository",
-    "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "own": "a tsm_edge checkpoint",
+    "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "features": "features without a classifier", "own": "a tsm_edge checkpoint",
 }
 # What is known of weights whatever network they are loaded into.
 _OF_WEIGHTS = ("classes", "mean", "std", "resize", "filter", "fps", "events", "model_name")
@@ -58,7 +58,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     ----------
     path : path
         The published online Jester checkpoint, one of the reference repository or of MMAction2 (MobileNetV2, ResNet-50), a
-        plain state dict with our or torchvision's ResNet names, or one of ours.
+        plain state dict with our, torchvision's or timm's (MobileNetV2) names, or one of ours. A classifier may be missing: the card
+        has no num_classes then.
 
     Returns
     -------
@@ -86,9 +87,13 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} does not fit {arch} with {num_classes} classes and width {width:g}",
             found=f"{'; '.join(wrong)}; first keys of the file: {first_keys(weights)}",
             expected=f"the {len(expected)} tensors {first_keys(expected)}", do="use an unchanged checkpoint of that network")
-    info = {"name": arch, "num_classes": num_classes, "width": width, "rounding": rounding, "fold_div": 8, "trained": True, **facts}
-    kind = layout if layout != "flat" else "plain"
-    if layout == "flat" and (arch, num_classes, width) == ("mobilenet_v2", 27, 1.0):
+    info = {"name": arch, "width": width, "rounding": rounding, "fold_div": 8, "trained": True, **facts}
+    if num_classes:
+        info["num_classes"] = num_classes
+    kind = "features" if not num_classes and layout == "flat" else layout if layout != "flat" else "plain"
+    if kind == "features":
+        info["trained"] = False  # for the classes that it will have
+    elif layout == "flat" and (arch, num_classes, width) == ("mobilenet_v2", 27, 1.0):
         kind = "published"
         info.update(classes=CLASSES, shift="online", past=(0, 1))
     elif layout != "flat" and not shifted:
@@ -261,6 +266,9 @@ def agree(loaded, path, name, num_classes, width, asked):
     if card.name != name:
         raise refuse("holds another network", f"{card.name} ({KINDS[loaded.kind]}; {first_keys(loaded.state_dict)})", name,
                      f"create_model({card.name!r}, ...), or another file")
+    if loaded.kind == "features":
+        raise refuse("has no classifier", first_keys(loaded.state_dict), f"{HEADS[name]}.weight with shape (classes, channels)",
+                     "use the checkpoint of a whole network, train one (tsm-train --init), or load_into(net, path, head=False)")
     if num_classes is not None and num_classes != card.num_classes:
         raise refuse("has another number of classes", f"{card.num_classes} ({HEADS[name]}.weight "
                      f"{tuple(loaded.state_dict[HEADS[name] + '.weight'].shape)})", f"{num_classes}, as num_classes says",
@@ -345,7 +353,7 @@ def load_into(net: nn.Module, path: str | os.PathLike[str], *, head: bool = True
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def save_checkpoint(path: str | os.PathLike[str], net: nn.Module, **meta: Any) -> None:
+def save_checkpoint(path: str | os.PathLike[str], net: nn.Module, *, half: bool = False, **meta: Any) -> None:
     """Write a network's weights and its description; the file appears whole or not at all.
 
     Parameters
@@ -353,17 +361,25 @@ def save_checkpoint(path: str | os.PathLike[str], net: nn.Module, **meta: Any) -
     path : path
     net : torch.nn.Module
         What its card says is stored.
+    half : bool
+        Weights in 16 bits: half the file; they are computed with in 32 bits all the same.
     **meta :
         Plain values that are stored beside it and override it, such as trained=True, classes=[...], accuracy=0.9.
 
     Raises
     ------
     InputError
-        A value that cannot be read back with weights_only=True, or no room to write it.
+        A value that cannot be read back with weights_only=True, weights that 16 bits cannot hold, or no room to write it.
     """
     info = {**Card.of(net).said, **meta}
-    content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"),
-               "state_dict": {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}}
+    weights = {name: value.detach().cpu().clone() for name, value in net.state_dict().items()}
+    if half:
+        weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+        beyond = [name for name, value in weights.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+        if beyond:
+            raise InputError("weights do not fit into 16 bits", found=first_keys(beyond), expected="values below 65504",
+                             do="leave half out")
+    content = {"format": FORMAT, "version": VERSION, "info": _plain(info, "meta"), "state_dict": weights}
     save_whole(path, content)
 
 

@@ -2,7 +2,8 @@
 
 `reference`: the repository of the TSM paper: `module.base_model.<layer>(.net).weight`, `module.new_fc.*`; `.net` marks a
 layer whose input is shifted. `mmaction2`: `backbone.<layer>.conv(.net).weight`, `cls_head.fc_cls.*`. Flat names are ours:
-the published online checkpoint's for MobileNetV2, torchvision's for ResNet.
+the published online checkpoint's for MobileNetV2, torchvision's for ResNet. torchvision's and timm's names of MobileNetV2 are
+known too; both are networks without shifts.
 """
 from __future__ import annotations
 
@@ -41,11 +42,15 @@ def translate(weights):
         return "reference", *_from_reference(weights)
     if any(name.startswith("backbone.") for name in weights):
         return "mmaction2", *_from_mmaction2(weights)
+    if "features.1.conv.0.0.weight" in weights:
+        return "flat", {_mobilenet_of_torchvision(name): value for name, value in weights.items()}, None, {}
+    if "conv_stem.weight" in weights and "blocks.1.0.conv_pwl.weight" in weights:
+        return "flat", {_mobilenet_of_timm(name): value for name, value in weights.items()}, None, {}
     if "features.0.0.weight" in weights or "layer1.0.conv1.weight" in weights:
         return "flat", dict(weights), None, {}
     raise UnknownLayout(
         "its layers have names that are not known here", first_keys(weights),
-        "features.0.0.weight, ... (published online MobileNetV2) or conv1.weight, layer1.0.conv1.weight, ... (ResNet) or "
+        "features.0.0.weight, ... (published online MobileNetV2, torchvision's) or conv_stem.weight, ... (timm's) or conv1.weight, layer1.0.conv1.weight, ... (ResNet) or "
         "base_model.*, new_fc.* (reference repository) or backbone.*, cls_head.fc_cls.* (MMAction2)",
         "use a checkpoint of one of those, or rename its tensors to the names of create_model(...).state_dict()")
 
@@ -132,8 +137,35 @@ def _mobilenet_of_mmaction2(name):
     return f"features.{index}.conv.{3 * module + (match[4] == 'bn')}.{match[5]}"
 
 
+def _mobilenet_of_torchvision(name):
+    """features.2.conv.1.0.weight -> features.2.conv.3.weight: convolution, norm and activation are one module there."""
+    match = re.match(r"features\.(\d+)\.conv\.(\d)(?:\.(\d))?\.(\w+)$", name)
+    if not match:
+        return re.sub(r"^classifier\.1\.", "classifier.", name)
+    modules = 1 if match[1] == "1" else 2  # before the last convolution and its norm, which stand alone
+    index = 3 * int(match[2]) + int(match[3]) if match[3] else 3 * modules + int(match[2]) - modules
+    return f"features.{match[1]}.conv.{index}.{match[4]}"
+
+
+_TIMM = {"conv_pw": 0, "bn1": 1, "conv_dw": 3, "bn2": 4, "conv_pwl": 6, "bn3": 7}
+_TIMM_FIRST = {"conv_dw": 0, "bn1": 1, "conv_pw": 3, "bn2": 4}
+
+
+def _mobilenet_of_timm(name):
+    """blocks.1.0.conv_pwl.weight -> features.2.conv.6.weight."""
+    match = re.match(r"blocks\.(\d)\.(\d)\.(\w+)\.(\w+)$", name)
+    if match and int(match[1]) < len(STAGES):
+        layers = _TIMM_FIRST if match[1] == "0" else _TIMM
+        index = 1 + sum(blocks for _, _, blocks, _ in STAGES[:int(match[1])]) + int(match[2])
+        return f"features.{index}.conv.{layers.get(match[3], match[3])}.{match[4]}"
+    for theirs, ours in (("conv_stem.", "features.0.0."), ("bn1.", "features.0.1."), ("conv_head.", "features.18.0."), ("bn2.", "features.18.1.")):
+        if name.startswith(theirs):
+            return ours + name[len(theirs):]
+    return name
+
+
 def measure(weights):
-    """(arch, num_classes, width, rounding) of tensors by our names, from their names and shapes.
+    """(arch, num_classes, width, rounding) of tensors by our names, from their names and shapes; num_classes 0: no classifier.
 
     Raises
     ------
@@ -150,6 +182,8 @@ def measure(weights):
                                 "ResNet-18 with blocks (2, 2, 2, 2) or ResNet-50 with blocks (3, 4, 6, 3)",
                                 "train one of those, or shift your own network with tsm_edge.shift.insert_shifts")
     head = weights.get(HEADS[arch] + ".weight")
+    if head is None and HEADS[arch] + ".bias" not in weights:
+        return arch, 0, width, rounding
     if head is None or head.ndim != 2:
         raise UnknownLayout("it has no classifier", first_keys(weights), f"{HEADS[arch]}.weight with shape (classes, channels)",
                             "use the checkpoint of a whole network, or load a backbone with load_into(net, path, head=False)")
@@ -192,11 +226,12 @@ def differences(weights, expected):
 
 
 def expected_weights(arch, num_classes, width, rounding):
-    """State dict (shapes only) and shifted layers of one of our backbones."""
+    """State dict (shapes only) and shifted layers of one of our backbones; num_classes 0: without its classifier."""
     import torch
 
     with torch.device("meta"):
-        net = build(arch, num_classes, width=width, rounding=rounding)
+        net = build(arch, num_classes or 1, width=width, rounding=rounding)
     names = {module: name for name, module in net.named_modules()}
     blocks = [(name, net.shifted(name, block)) for name, block in net.named_modules()]
-    return net.state_dict(), {names[m] for _, m in blocks if m is not None}, {name for name, m in blocks if m is not None}
+    tensors = {k: v for k, v in net.state_dict().items() if num_classes or k.rpartition(".")[0] != HEADS[arch]}
+    return tensors, {names[m] for _, m in blocks if m is not None}, {name for name, m in blocks if m is not None}
