@@ -25,7 +25,8 @@ from .tensor_names import HEADS, UnknownLayout, differences, expected_weights, f
 FORMAT, VERSION = "tsm_edge.checkpoint", 1
 KINDS = {
     "published": "the published online Jester layout", "reference": "a network trained with the reference repository",
-    "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict", "features": "features without a classifier", "own": "a tsm_edge checkpoint",
+    "mmaction2": "an MMAction2 checkpoint", "plain": "a plain state dict",
+    "features": "features without a classifier", "own": "a tsm_edge checkpoint",
 }
 # What is known of weights whatever network they are loaded into.
 _OF_WEIGHTS = ("classes", "mean", "std", "resize", "filter", "fps", "events", "model_name")

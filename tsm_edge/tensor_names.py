@@ -50,7 +50,8 @@ def translate(weights):
         return "flat", dict(weights), None, {}
     raise UnknownLayout(
         "its layers have names that are not known here", first_keys(weights),
-        "features.0.0.weight, ... (published online MobileNetV2, torchvision's) or conv_stem.weight, ... (timm's) or conv1.weight, layer1.0.conv1.weight, ... (ResNet) or "
+        "features.0.0.weight, ... (published online MobileNetV2, torchvision's) or conv_stem.weight, ... (timm's) or "
+        "conv1.weight, layer1.0.conv1.weight, ... (ResNet) or "
         "base_model.*, new_fc.* (reference repository) or backbone.*, cls_head.fc_cls.* (MMAction2)",
         "use a checkpoint of one of those, or rename its tensors to the names of create_model(...).state_dict()")
 
@@ -158,7 +159,8 @@ def _mobilenet_of_timm(name):
         layers = _TIMM_FIRST if match[1] == "0" else _TIMM
         index = 1 + sum(blocks for _, _, blocks, _ in STAGES[:int(match[1])]) + int(match[2])
         return f"features.{index}.conv.{layers.get(match[3], match[3])}.{match[4]}"
-    for theirs, ours in (("conv_stem.", "features.0.0."), ("bn1.", "features.0.1."), ("conv_head.", "features.18.0."), ("bn2.", "features.18.1.")):
+    ends = ("conv_stem.", "features.0.0."), ("bn1.", "features.0.1."), ("conv_head.", "features.18.0."), ("bn2.", "features.18.1.")
+    for theirs, ours in ends:
         if name.startswith(theirs):
             return ours + name[len(theirs):]
     return name
