@@ -385,19 +385,8 @@ def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8, rank=0, world
     """
     was = net.training
     net.eval()
-    right, seen, mine = 0, 0, range(rank, len(data), world)
-    for first in range(0, len(mine), batch):
-        items = [item for item in (data[i] for i in mine[first:first + batch]) if item is not None]
-        if not items:
-            continue
-        frames = torch.from_numpy(np.stack([clip for clip, _ in items])).to(device)
-        logits = net(normalise(frames, mean, std).contiguous(memory_format=torch.channels_last))
-        if not torch.isfinite(logits).all():
-            raise InputError("the network answers with what is no number", found="NaN or infinity among its logits",
-                             expected="finite logits", do="lower --lr or lengthen --warmup-epochs: training has diverged")
-        guess = logits.view(len(items), -1, logits.shape[-1]).mean(1).argmax(1).cpu().numpy()
-        seen += len(items)
-        right += int((guess == np.array([label for _, label in items])).sum())
+    labels, guess = answers(net, data, mean, std, device=device, batch=batch, rank=rank, world=world)
+    right, seen = int((labels == guess).sum()), len(labels)
     net.train(was)
     if world > 1:
         counts = torch.tensor([right, seen], device=device)
@@ -407,3 +396,21 @@ def evaluate_clips(net, data, mean, std, *, device="cpu", batch=8, rank=0, world
         raise InputError("not one validation clip can be read", found=f"{len(data)} clips, all unreadable", expected="readable clips",
                          do="check --val-data, or the clips that were held out")
     return right / seen
+
+
+@torch.no_grad()
+def answers(net, data, mean, std, *, device="cpu", batch=8, rank=0, world=1):
+    """(labels, answers), int64 [N] each, of the clips that can be read, by the average of a clip's logits; see `evaluate_clips`."""
+    labels, found, mine = [], [], range(rank, len(data), world)
+    for first in range(0, len(mine), batch):
+        items = [item for item in (data[i] for i in mine[first:first + batch]) if item is not None]
+        if not items:
+            continue
+        frames = torch.from_numpy(np.stack([clip for clip, _ in items])).to(device)
+        logits = net(normalise(frames, mean, std).contiguous(memory_format=torch.channels_last))
+        if not torch.isfinite(logits).all():
+            raise InputError("the network answers with what is no number", found="NaN or infinity among its logits",
+                             expected="finite logits", do="lower --lr or lengthen --warmup-epochs: training has diverged")
+        found += logits.view(len(items), -1, logits.shape[-1]).mean(1).argmax(1).cpu().tolist()
+        labels += [label for _, label in items]
+    return np.array(labels, np.int64), np.array(found, np.int64)

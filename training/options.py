@@ -41,8 +41,12 @@ def _data_options(data):
     data.add_argument("--frames", type=int, metavar="N", help="frames of a clip (default: that of --init, else 8)")
     data.add_argument("--fps", type=float, default=0.0, metavar="FPS",
                       help="frame rate the model is to run at (default: 0, as the clips' frames come)")
-    data.add_argument("--sampling", default="uniform", metavar="NAME",
-                      help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform)")
+    data.add_argument("--sampling", metavar="NAME",
+                      help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform; few clips: rate, at that of --init)")
+    data.add_argument("--rate-jitter", type=float, metavar="X",
+                      help="clips played up to so much faster or slower, 0.3 for 0.74 to 1.35 times (default: 0; few clips: 0.3)")
+    data.add_argument("--mix", type=float, metavar="X", help="rendered clips of the model's classes for each of your own, so that nothing "
+                      "is forgotten; its classes stay (default: 0; few clips: 1 where the model's classes can be rendered)")
     data.add_argument("--sampling-stride", type=int, default=8, metavar="N", help="dense: frames between two of a clip (default: 8)")
     data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
     data.add_argument("--disguise", type=float, default=0.0, metavar="X",
@@ -80,13 +84,14 @@ def _fit_options(fit):
     fit.add_argument("--batch", type=int, metavar="N",
                      help="clips a step, over all processes (default: 32, or a quarter of fewer than 128 clips)")
     fit.add_argument("--accumulate", type=int, default=1, metavar="N", help="micro-batches a step is cut into (default: 1)")
-    fit.add_argument("--optimizer", default="sgd", metavar="NAME", help="sgd or adamw (default: sgd)")
-    fit.add_argument("--lr", type=float, default=0.01, metavar="X",
-                     help="learning rate at --lr-batch clips a step, scaled linearly (default: 0.01)")
-    fit.add_argument("--lr-batch", type=int, default=32, metavar="N", help="clips a step that --lr is for (default: 32)")
+    fit.add_argument("--optimizer", metavar="NAME", help="sgd or adamw (default: sgd; few clips: adamw)")
+    fit.add_argument("--lr", type=float, metavar="X",
+                     help="learning rate at --lr-batch clips a step, scaled linearly (default: 0.01; few clips: 0.001 as it is)")
+    fit.add_argument("--lr-batch", type=int, metavar="N", help="clips a step that --lr is for (default: 32)")
     fit.add_argument("--momentum", type=float, default=0.9, metavar="X", help="of sgd (default: 0.9)")
-    fit.add_argument("--weight-decay", type=float, default=1e-4, metavar="X", help="of weights, not of biases and norms (default: 0.0001)")
-    fit.add_argument("--warmup-epochs", type=float, default=1.0, metavar="X", help="epochs in which the rate rises (default: 1)")
+    fit.add_argument("--weight-decay", type=float, metavar="X",
+                     help="of weights, not of biases and norms (default: 0.0001; few clips: 0.02)")
+    fit.add_argument("--warmup-epochs", type=float, metavar="X", help="epochs in which the rate rises (default: 1; few clips: 0.5)")
     fit.add_argument("--label-smoothing", type=float, default=0.1, metavar="X",
                      help="share of a label spread over all classes (default: 0.1)")
     fit.add_argument("--frame-loss", type=float, default=0.0, metavar="X",
@@ -95,9 +100,9 @@ def _fit_options(fit):
                      help="rendered gestures: weight of a second loss, on where the hand is and how it moves (default: 0)")
     fit.add_argument("--hand-epochs", type=int, default=0, metavar="N", help="first epochs with that loss alone (default: 0)")
     fit.add_argument("--ema", type=float, default=0.0, metavar="X", help="decay of averaged weights, 0.999 for example (default: 0, none)")
-    fit.add_argument("--batch-norm", default="train", metavar="NAME", help="train, partial (as TSN) or frozen (default: train)")
-    fit.add_argument("--freeze", type=int, default=0, metavar="N",
-                     help="first parts of the network that stay as --init has them: stem and blocks or stages (default: 0)")
+    fit.add_argument("--batch-norm", metavar="NAME", help="train, partial (as TSN) or frozen (default: train; few clips: frozen)")
+    fit.add_argument("--freeze", type=int, metavar="N", help="first parts of the network that stay as --init has them: stem and blocks "
+                     "or stages (default: 0; few clips: 7 of MobileNetV2, 2 of a ResNet)")
     fit.add_argument("--mixed-precision", action="store_true", help="half precision on a GPU")
     fit.add_argument("--seed", type=int, default=0, metavar="N", help="of weights, order, crops and dropout (default: 0)")
 
@@ -112,7 +117,7 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
-    "variety": (0, 1), "disguise": (0, 1), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
+    "variety": (0, 1), "disguise": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
     "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
     "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999),
     "freeze": (0, 18), "seed": (0, 2 ** 31 - 1), "workers": (0, 1024), "threads": (0, 1024),
@@ -121,8 +126,8 @@ RANGES = {  # of options that hold a number: least and most
 
 def check(args):
     """Refuse names and numbers that no run can use."""
-    choose(args.optimizer, ("sgd", "adamw"), "optimizer")
-    choose(args.batch_norm, ("train", "partial", "frozen"), "batch norm mode")
+    choose(args.optimizer or "sgd", ("sgd", "adamw"), "optimizer")
+    choose(args.batch_norm or "train", ("train", "partial", "frozen"), "batch norm mode")
     choose(args.shift, ("online", "offline", "none"), "shift")
     choose(args.gesture_set, ("webcam", "core", "all"), "gesture set")
     choose(args.resize or "crop", ("crop", "squash"), "resize")
@@ -142,7 +147,7 @@ def fill_in(args):
         from tsm_edge.default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
-    known = source.card if source else Card({"name": "mobilenet_v2"})
+    known, args.frames_said = source.card if source else Card({"name": "mobilenet_v2"}), args.frames is not None
     size = parse_size(args.input_size) if args.input_size else None
     card = known.but(name=args.arch, width=args.width, n_segment=args.frames, fold_div=args.fold_div, input_size=size, resize=args.resize)
     if source is not None and (card.name != known.name or known.name == "mobilenet_v2" and card.width != known.width):
@@ -162,4 +167,4 @@ def fill_in_steps(args, clips, world=1):
         parts = world * args.accumulate
         args.batch = max(1, min(32, clips // 4) // parts) * parts
     if args.epochs is None:
-        args.epochs = max(20, math.ceil(200 / max(1, clips // args.batch)))
+        args.epochs = max(1 if getattr(args, "mix", None) else 20, math.ceil(200 / max(1, clips // args.batch)))

@@ -9,6 +9,8 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
+
 from tsm_edge import cli
 from tsm_edge.card import Card, background_of
 from tsm_edge.errors import InputError
@@ -30,11 +32,14 @@ def _main(argv):
 
     from tsm_edge.training.data.for_training import ClipOptions, fingerprints, open_data
 
+    from . import personal
+
     device, chief = _join(args.device, args.threads)
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if chief else (lambda text: None)
     source = options.fill_in(args)
     torch.manual_seed(args.seed)
     folder = _made(args.output)
+    few = _few_clips(args, source)
     asked = options.values(args, ClipOptions)
     clips = open_data(asked, folder.parent / "gesture-clips", chief)
     classes = clips.classes
@@ -49,16 +54,55 @@ def _main(argv):
         f"{clips.fps:.3g} frames a second; {note}")
     if args.mixed_precision and not device.startswith("cuda"):
         say("note: --mixed-precision has no effect without a GPU")
+    if few:
+        chosen = [f"{name.replace('_', '-')} {getattr(args, name):g}" if isinstance(getattr(args, name), float) else
+                  f"{name.replace('_', '-')} {getattr(args, name)}" for name in (*personal.USUAL, "batch", "epochs", "frames")]
+        say("the recipe for few clips where the options say nothing: " + ", ".join(chosen))
     whose = {**fingerprints(asked, clips), "classes": classes, "init": source and _fingerprint_of(args.init)}
     trainer = _trainer(args, net, clips, whose, folder, device, say)
+    before = few and chief and _answers(net, clips) if source and source.card.classes else None
     trainer.resume()
     finished = trainer.step == trainer.total
     accuracy = _train(trainer, clips, chief, say)
     if dist.is_initialized():
         dist.destroy_process_group()
+    if chief and few:
+        counts = np.bincount([item.label for item in {item.path: item for item in clips.data.items}.values()], minlength=len(classes))
+        for line in personal.told(classes, before, _answers(trainer.average or trainer.net, clips), counts):
+            say(line)
     if chief:
         _report(trainer, classes, accuracy, finished, args.json)
     return 0
+
+
+def _few_clips(args, source):
+    """Fill in what the clips decide: recipe, frames of a clip, classes; returns whether they are few."""
+    from tsm_edge.training.data.for_training import lengths
+    from tsm_edge.training.data.listing import find_items
+
+    from . import personal
+
+    if args.data == "gestures":
+        return personal.choose_recipe(args, None, 0)
+    items, names = find_items(args.data, args.root, args.classes)
+    said = args.frames_said
+    few = personal.choose_recipe(args, source and source.card, len(items))
+    if few and args.sampling == "rate" and not said:  # a whole clip, as the camera gives it
+        seconds = np.median(list(lengths(items).values()) or [0.0])
+        args.frames = int(np.clip(round(seconds * args.fps), args.frames, 32))
+    if args.mix:
+        args.classes = tuple(personal.joined(source.card.classes if source else [], names))
+    return few
+
+
+def _answers(net, clips):
+    """(labels, answers) of the held-out clips; empty without any."""
+    from .loop import answers
+
+    was = net.training
+    found = answers(net.eval(), clips.val or [], net.card.mean, net.card.std)
+    net.train(was)
+    return found
 
 
 def _join(device, threads):
@@ -94,8 +138,9 @@ def _trainer(args, net, clips, whose, folder, device, say):
 
     record = {k: v for k, v in vars(args).items() if k not in ("json", "workers", "device", "save_every", "threads")}
     settings = {k: v for k, v in record.items() if k not in ("output", "root", *Options.__dataclass_fields__)}
-    for name in ("init", "output", "data", "val_data", "root", "classes"):  # the checkpoint tells of its files, not of whose folders
-        record[name] = record[name] and Path(record[name]).name
+    for name in ("init", "output", "data", "val_data", "root", "classes", "people"):  # the checkpoint tells of files, not of whose folders
+        record[name] = Path(record[name]).name if isinstance(record[name], str) else record[name] and list(record[name])
+    record["photos"] = [Path(name).name for name in record["photos"]]
 
     def save(path, network, metrics):
         from tsm_edge.checkpoints import save_checkpoint

@@ -72,7 +72,7 @@ def test_frame_targets_equal_a_naive_loop():
             t = np.float32((f + 0.5) / frames)
             if t < start or t > end + np.float32(0.25):
                 wanted[n, f] = rest
-            if (start + end) / 2 <= t <= end + np.float32(0.1):
+            if min((start + end) / 2, start + np.float32(0.2)) <= t <= end + np.float32(0.1):
                 wanted[n, f] = labels[n]
     found = frame_targets(torch.from_numpy(labels), torch.from_numpy(marks), frames, rest)
     assert np.array_equal(found.numpy(), wanted) and (wanted == -100).any()
@@ -101,6 +101,16 @@ def test_micro_batches_of_two_processes_are_those_of_one_that_accumulates(accumu
     assert len(order) == 24 and sorted(alone.micro.ravel()) == list(range(24))
     later = Batches(data, None, alone.options, epoch=1, first_step=2, rank=0, world=1)
     assert np.array_equal(later.micro, alone.micro[2 * 2 * accumulate:])
+
+
+def test_frozen_parts_stay_as_they_are_statistics_included(tmp_path):
+    t = trainer(tmp_path, freeze=3, epochs=2)
+    make_sensitive(t.net, seed=0, frames=image_like_frames(8, (32, 32), seed=0))  # else gradients vanish on the way
+    before = weights(t)
+    t.run()
+    changed = {name for name, value in t.net.state_dict().items() if not torch.equal(value, before[name])}
+    assert not any(name.startswith(("features.0.", "features.1.", "features.2.")) for name in changed)
+    assert any(name.startswith("features.3.") for name in changed) and "classifier.weight" in changed
 
 
 def test_head_only_changes_nothing_but_the_classifier(tmp_path):

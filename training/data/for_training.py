@@ -37,13 +37,14 @@ class ClipOptions:
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
     seconds, gesture_set, clips_per_class, clip_size, variety, photos, people : of rendered gestures. resize : how the network's input is
-    cut from a picture, "crop" or "squash". disguise : see augment.Disguise. mirror, mirror_pairs : see augment.Mirror.
+    cut from a picture, "crop" or "squash". disguise : see augment.Disguise. rate_jitter : see
+    sampling.Sampler. mix : rendered clips for each of one's own. mirror, mirror_pairs : see augment.Mirror.
     """
 
     data: str
     val_data: str | None = None
     root: str | None = None
-    classes: str | None = None
+    classes: str | tuple[str, ...] | None = None
     frames: int = 8
     sampling: str = "uniform"
     sampling_stride: int = 8
@@ -58,6 +59,8 @@ class ClipOptions:
     people: str | None = None
     resize: str = "crop"
     disguise: float = 0.0
+    rate_jitter: float = 0.0
+    mix: float = 0.0
     mirror: bool = False
     mirror_pairs: tuple[str, ...] = ()
     seed: int = 0
@@ -98,6 +101,8 @@ def open_data(options, rendered, chief=True):
         classes, fps = list(data.classes), options.frames / options.seconds
     else:
         data, val, classes, fps = _clips(options)
+        if options.mix:
+            data = _mixed(data, classes, options, rendered, chief)
     steps = [MultiScaleCrop(options.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
     if options.mirror:
         pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in options.mirror_pairs]
@@ -144,6 +149,18 @@ def _gestures(options, rendered, chief):
     return CachedClips(made[0]), CachedClips(made[1])
 
 
+def _mixed(real, classes, options, rendered, chief):
+    import torch.distributed as dist
+
+    from tsm_edge.training.personal import mix_in
+
+    if chief:
+        mix_in(real, classes, options, rendered)
+    if dist.is_initialized():
+        dist.barrier()
+    return mix_in(real, classes, options, rendered)  # what is there is opened
+
+
 def _exact(number):
     """A number in few digits where they say it exactly, else in all."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
@@ -161,20 +178,44 @@ def _clips(options):
     from .listing import find_items, labelled
     from .sampling import Sampler
 
-    items, classes = find_items(options.data, options.root, options.classes)
-    sampler = Sampler(options.sampling, options.frames, options.sampling_stride, options.fps or 12.0)
+    given = list(options.classes) if isinstance(options.classes, tuple) else options.classes
+    items, classes = find_items(options.data, options.root, given)
+    kind = options.sampling, options.frames, options.sampling_stride, options.fps or 12.0
+    sampler = Sampler(*kind)
     labelled(items, options.data)
     if options.val_data:
         val_items, _ = find_items(options.val_data, options.root, classes)
         labelled(val_items, options.val_data)
     else:
         items, val_items = hold_out(items)
-    data = ClipDataset(items, sampler, train=True, seed=options.seed)
+    if options.sampling == "rate":
+        items = long_ones_oftener(items, options.frames / (options.fps or 12.0))
+    data = ClipDataset(items, Sampler(*kind, options.rate_jitter), train=True, seed=options.seed)
     val = ClipDataset(val_items, sampler, train=False, unreadable="none") if val_items else None
     if val and all(val[i] is None for i in range(len(val))):  # ends at the first that can be read
         raise InputError("not one validation clip can be read", found=val.report(), expected="readable clips",
                          do="repair them, or name others with --val-data")
     return data, val, classes, clip_rate(items, sampler)
+
+
+def lengths(items):
+    """Seconds of each clip that can be opened: {path: seconds}; folders of frames at 12 a second."""
+    from .datasets import UnreadableClip, open_clip
+
+    found = {}
+    for item in items:
+        try:
+            clip = open_clip(item.path)
+        except UnreadableClip:
+            continue
+        found[item.path] = clip.n_frames / (clip.fps or 12.0)
+    return found
+
+
+def long_ones_oftener(items, seconds, most=20):
+    """The items; those of films longer than two windows of `seconds` as often as they hold one, at most `most` times."""
+    long = lengths(items)
+    return [item for item in items for _ in range(min(most, max(1, int(long.get(item.path, 0) / seconds))))]
 
 
 def hold_out(items):

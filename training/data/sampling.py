@@ -46,8 +46,10 @@ def dense_window(n_frames, n_segment=8, stride=8, rng=None):
     return np.minimum(first + np.arange(n_segment) * stride, n_frames - 1)
 
 
-def fixed_rate(n_frames, n_segment=8, clip_fps=30.0, fps=12.0, rng=None):
+def fixed_rate(n_frames, n_segment=8, clip_fps=30.0, fps=12.0, rng=None, jitter=0.0):
     """A window of frames as a camera of `fps` would give them, from a clip of `clip_fps`.
+
+    jitter : with `rng`, as if the clip had been played faster or slower, by up to exp(jitter).
 
     Returns
     -------
@@ -57,7 +59,7 @@ def fixed_rate(n_frames, n_segment=8, clip_fps=30.0, fps=12.0, rng=None):
     if clip_fps <= 0 or fps <= 0:
         raise InputError("frame rate out of range", found=f"clip {clip_fps}, wanted {fps}", expected="more than 0",
                          do="state the clip's frame rate")
-    step = clip_fps / fps
+    step = clip_fps / fps * (np.exp(rng.uniform(-jitter, jitter)) if rng is not None and jitter else 1.0)
     room = max(0.0, n_frames - 1 - (n_segment - 1) * step)
     first = rng.uniform(0, room) if rng is not None else room / 2
     return np.minimum(np.floor(first + np.arange(n_segment) * step + 1e-6).astype(np.int64), n_frames - 1)
@@ -75,17 +77,25 @@ class Sampler:
         Frames between two of a dense window.
     fps : float
         Rate of kind "rate".
+    jitter : float
+        See `fixed_rate`; of the other kinds as well: a random share of the clip, down to exp(-jitter), is taken for the whole.
     """
 
     KINDS = ("uniform", "dense", "rate")
 
-    def __init__(self, kind="uniform", n_segment=8, stride=8, fps=12.0):
+    def __init__(self, kind="uniform", n_segment=8, stride=8, fps=12.0, jitter=0.0):
         self.kind, self.n_segment = choose(kind, self.KINDS, "sampling"), n_segment
-        self.stride, self.fps = stride, fps
+        self.stride, self.fps, self.jitter = stride, fps, jitter
 
     def __call__(self, n_frames, rng=None, clip_fps=30.0):
+        if self.kind == "rate":
+            return fixed_rate(n_frames, self.n_segment, clip_fps, self.fps, rng, self.jitter)
+        if rng is not None and self.jitter:
+            part = max(1, round(n_frames * np.exp(-rng.uniform(0, self.jitter))))
+            return int(rng.integers(n_frames - part + 1)) + self._plain(part, rng)
+        return self._plain(n_frames, rng)
+
+    def _plain(self, n_frames, rng):
         if self.kind == "uniform":
             return uniform_segments(n_frames, self.n_segment, rng)
-        if self.kind == "dense":
-            return dense_window(n_frames, self.n_segment, self.stride, rng)
-        return fixed_rate(n_frames, self.n_segment, clip_fps, self.fps, rng)
+        return dense_window(n_frames, self.n_segment, self.stride, rng)
