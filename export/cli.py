@@ -19,6 +19,7 @@ from tsm_edge.export.bundle.folder import check_output
 from tsm_edge.export.bundle.report import Progress, lines
 from tsm_edge.export.targets import boards
 from tsm_edge.shell import quote
+from tsm_edge.sides import for_mirrored_camera
 
 # The signals that end a program, as far as this system has them: Ctrl-C, kill, a closed terminal, Ctrl-Break
 STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name))
@@ -55,6 +56,8 @@ def _parser():
     add("--num-classes", type=int, metavar="N", help="outputs (default: the checkpoint's, else the class list's, else 27)")
     add("--past", metavar="A:B", help="folds of channels that come from the past, where the file does not say (default: 0:1)")
     add("--fold-div", type=int, metavar="N", help="a fold is 1/N of the channels (default: the checkpoint's, else 8)")
+    add("--mirrored-camera", action="store_true", help="the device's camera gives its picture as a mirror does (some front cameras): "
+        "left and right are exchanged in the classes' names; recorded in the manifest")
     add("--name", metavar="TEXT", help="name of the model (default: made from the network and the classes)")
 
     add = parser.add_argument_group("the library").add_argument
@@ -260,6 +263,8 @@ def _export(args):
 
         with progress.stage("read the network"):
             net = make_network(args, classes)
+            if args.mirrored_camera:
+                net.card = for_mirrored_camera(net.card)
     except ModuleNotFoundError as error:
         raise _no_extra(error) from error
     tuning = _tuning(args, output)
@@ -314,7 +319,7 @@ def _effective(args, target, net, output, tuning):
         "checkpoint": args.checkpoint or ("none (random weights)" if args.random_weights else "default"),
         "arch": card.name, "width": card.width, "input-size": "{}x{}".format(*card.input_size),
         "num-classes": card.num_classes, "classes": args.classes or "built in", "precision": args.precision,
-        "runtime": args.runtime,
+        "camera": card.camera, "runtime": args.runtime,
         "threads": args.threads or target.threads, "cc": args.cc or "default", "seed": args.seed, "output": str(output),
     }
     effective.update({key: value for key, value in (("tvm-runtime", args.tvm_runtime), ("keep", args.keep)) if value})

@@ -117,8 +117,10 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
-    "variety": (0, 1), "disguise": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100), "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
-    "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000), "label_smoothing": (0, 0.99),
+    "variety": (0, 1), "disguise": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100),
+    "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
+    "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000),
+    "label_smoothing": (0, 0.99),
     "frame_loss": (0, 1000), "hand_loss": (0, 1000), "hand_epochs": (0, 1_000_000), "ema": (0, 0.999999),
     "freeze": (0, 18), "seed": (0, 2 ** 31 - 1), "workers": (0, 1024), "threads": (0, 1024),
 }

@@ -1,9 +1,9 @@
 """Fine-tuning on a few clips of one's own: what is chosen where the options say nothing, what is mixed in, what is told at the end."""
 from __future__ import annotations
 
-import math
-
 import numpy as np
+
+from tsm_edge.training.data.mixed import rendered_names
 
 FEW = 400
 """With so many clips or fewer, and --init, the recipe for few clips is taken."""
@@ -15,7 +15,6 @@ RECIPE = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "warmup_epochs
 pictures, stay as they are, and so do all batch norms' statistics: a few clips of one room have statistics of their own."""
 FROZEN_PARTS = {"mobilenet_v2": 7, "resnet18": 2, "resnet50": 2}
 STEPS = 240
-RENDERED = 8  # clips a class that are mixed in
 
 
 def choose_recipe(args, card, clips):
@@ -44,75 +43,14 @@ def _batch(args, clips):
     return max(2, min(8, clips // 2)) * args.accumulate
 
 
-def rendered_names(classes):
-    """{index: label of the rendered gestures} of the classes that they know, by slug."""
-    from .gestures.labels import CLASSES, slug
-
-    known = {slug(name): name for name in CLASSES}
-    return {i: known[slug(name)] for i, name in enumerate(classes) if slug(name) in known}
-
-
 def joined(before, names):
     """The classes of a model and those of the new clips that are not among them, in this order."""
-    from .data.listing import class_finder
+    from tsm_edge.training.data.listing import class_finder
 
     if not before:
         return list(names)
     find = class_finder(before)
     return [*before, *(name for name in names if find(name) is None)]
-
-
-class Mixed:
-    """Real clips, each `repeat` times an epoch, and rendered ones, as one data set for training.
-
-    real : data set with `load` (epoch, index). rendered : data set of (clip, label). rows : class of each rendered label.
-    """
-
-    def __init__(self, real, rendered, rows, repeat):
-        self.real, self.rendered, self.rows, self.repeat = real, rendered, rows, repeat
-        self.items = real.items
-
-    def __len__(self):
-        return len(self.real) * self.repeat + len(self.rendered)
-
-    def load(self, index, epoch=0):
-        times, real = divmod(index, len(self.real))
-        if times < self.repeat:
-            return self.real[epoch * self.repeat + times, real]
-        clip, label = self.rendered[index - len(self.real) * self.repeat]
-        return clip, self.rows[label]
-
-    def __getitem__(self, index):
-        epoch, index = index if isinstance(index, tuple) else (0, index)
-        return self.load(index, epoch)
-
-    def report(self):
-        return self.real.report()
-
-
-def mix_in(real, classes, options, folder):
-    """`Mixed` of the clips and rendered ones of the classes that can be rendered, kept in a folder."""
-    from .gestures.cache import prerender
-    from .gestures.clips import Setting
-    from .gestures.labels import left_out
-
-    names = rendered_names(classes)
-    size = tuple(round(side * 256 / 224) for side in options.input_size)
-    setting = Setting(cameras=options.resize == "squash", others=left_out(list(names.values())))
-    rate = options.fps or 8.0
-    path = folder / f"mixed-{len(names)}-{options.frames}-{size[0]}x{size[1]}-{rate:g}-{options.resize}-{abs(hash_of(names))}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    clips = prerender(path, "train", RENDERED, tuple(names.values()), options.frames, size, options.frames / rate, seed=90, workers=1,
-                      setting=setting)
-    repeat = max(1, math.ceil(len(clips) / (options.mix * max(1, len(real)))))
-    return Mixed(real, clips, list(names), repeat)
-
-
-def hash_of(names):
-    """A short number that tells one choice of names from another."""
-    import zlib
-
-    return zlib.crc32("\n".join(names.values()).encode())
 
 
 def told(classes, before, after, counts):

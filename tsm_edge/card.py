@@ -128,6 +128,8 @@ FIELDS = {  # name: (usual value, how a value is read, which values there are, a
     "resize": ("crop", _choice("crop", "squash"), "crop or squash", "resize='crop'"),
     "filter": ("antialias", _choice("antialias", "bilinear"), "antialias or bilinear", "filter='antialias'"),
     "fps": (0.0, _number(0, 1e6), "frames a second, 0 for every frame", "fps=12"),
+    "camera": ("direct", _choice("direct", "mirrored"), "direct or mirrored: whether the picture is as a mirror shows it",
+               "camera='direct'"),
     "max_gap_seconds": (1.0, _number(0, 1e9), "seconds, 0 for any", "max_gap_seconds=1"),
     "trained": (True, _flag, "true or false", "trained=True"),
     "events": (None, _dict, "window, hold, on, off, merge, ignore and background", "none, for the usual rule"),
@@ -223,7 +225,7 @@ class Card(Mapping):
             "input": {
                 "width": width, "height": height, "colour": "RGB", "resize": self.resize,
                 "shorter_side": shorter_side(width, height) if self.resize == "crop" else 0,
-                "filter": self.filter, "mean": list(self.mean), "std": list(self.std),
+                "filter": self.filter, "mean": list(self.mean), "std": list(self.std), "camera": self.camera,
             },
             "stream": {"fps": self.fps, "max_gap_seconds": self.max_gap_seconds},
             "events": dict(self.events or event_rule(classes, self.trained)),

@@ -64,7 +64,7 @@ def test_the_published_checkpoint_is_described_as_its_own_demo_runs_it(tmp_path)
     expected = {
         "name": "mobilenet_v2-jester", "trained": True, "classes": list(CLASSES),
         "input": {"width": 224, "height": 224, "colour": "RGB", "resize": "crop", "shorter_side": 256, "filter": "antialias",
-                  "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+                  "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "camera": "direct"},
         "stream": {"fps": 0.0, "max_gap_seconds": 1.0},
         "events": {"window": 12, "hold": 2, "on": 0.0, "off": 0.0, "merge": {"0": 2}, "ignore": [7, 8, 21, 22, 3], "background": [2]},
         "network": {"arch": "mobilenet_v2", "width": 1.0, "fold_div": 8, "past": [0, 1], "n_segment": 8}}

@@ -97,14 +97,16 @@ class MultiScaleCrop:
         How many places in `scales` width and height may differ.
     fixed : bool
         Only the 13 places of TSN (corners, centre, midpoints, quarters), else anywhere.
+    squash : bool
+        The sides are shares of the picture's own, whatever its shape: for networks that see the whole picture, squashed.
     """
 
-    def __init__(self, size, scales=(1.0, 0.875, 0.75, 0.66), distort=1, fixed=True):
-        self.size, self.scales, self.distort, self.fixed = size, scales, distort, fixed
+    def __init__(self, size, scales=(1.0, 0.875, 0.75, 0.66), distort=1, fixed=True, squash=False):
+        self.size, self.scales, self.distort, self.fixed, self.squash = size, scales, distort, fixed, squash
 
     def box(self, w, h, rng):
         """A crop (x, y, width, height) of a w x h picture."""
-        ratio = self.size[0] / self.size[1]
+        ratio = w / h if self.squash else self.size[0] / self.size[1]
         base = min(w / ratio, h)  # height of the largest crop of the wanted shape
         i = int(rng.integers(len(self.scales)))
         j = int(np.clip(i + rng.integers(-self.distort, self.distort + 1), 0, len(self.scales) - 1))

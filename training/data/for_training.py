@@ -103,7 +103,8 @@ def open_data(options, rendered, chief=True):
         data, val, classes, fps = _clips(options)
         if options.mix:
             data = _mixed(data, classes, options, rendered, chief)
-    steps = [MultiScaleCrop(options.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False)]
+    steps = [MultiScaleCrop(options.input_size, scales=(1.0, 0.9, 0.8), distort=1, fixed=False,
+                            squash=options.resize == "squash")]
     if options.mirror:
         pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in options.mirror_pairs]
         steps.append(Mirror(mirror_map(classes, pairs)))
@@ -152,7 +153,7 @@ def _gestures(options, rendered, chief):
 def _mixed(real, classes, options, rendered, chief):
     import torch.distributed as dist
 
-    from tsm_edge.training.personal import mix_in
+    from .mixed import mix_in
 
     if chief:
         mix_in(real, classes, options, rendered)

@@ -107,3 +107,29 @@ def test_directions_of_classes_in_any_script_are_declared_and_kept_apart():
     assert augment.mirror_map(["Wave", "wave"]).tolist() == [0, 1]
     with pytest.raises(InputError, match="more than one class"):
         augment.mirror_map(["Swiping Left", "Swiping Right", "swiping_right"])
+
+
+def test_a_squashed_crop_takes_its_share_of_any_shape():
+    crop, rng = augment.MultiScaleCrop((8, 6), scales=(1.0, 0.5), distort=1, fixed=False, squash=True), np.random.default_rng(0)
+    boxes = {crop.box(160, 90, rng)[2:] for _ in range(200)}
+    assert boxes == {(160, 90), (160, 45), (80, 90), (80, 45)}
+    clip, _ = crop(np.zeros((2, 90, 160, 3), np.uint8), 0, rng)
+    assert clip.shape == (2, 6, 8, 3)
+
+
+@pytest.mark.parametrize("look", augment.Disguise.LOOKS)
+def test_a_disguise_changes_all_frames_alike_and_keeps_the_movement(look):
+    rng = np.random.default_rng(3)
+    clip = np.full((4, 24, 32, 3), (90, 120, 60), np.uint8)
+    for t in range(4):
+        clip[t, 8:16, 6 * t + 2:6 * t + 8] = (200, 150, 120)
+    disguise = augment.Disguise(1.0)
+    disguise.LOOKS = (look,)
+    out, label = disguise(clip, 5, rng)
+    assert label == 5 and out.shape == clip.shape and out.dtype == np.uint8 and not np.array_equal(out, clip)
+    moved = np.abs(np.diff(out.astype(int), axis=0)).sum((1, 2, 3))
+    assert (moved > 0).all()  # the block is seen to move in every look
+    still = np.repeat(clip[:1], 4, 0)
+    frozen, _ = disguise(still, 5, np.random.default_rng(3))
+    assert all(np.array_equal(frozen[0], f) for f in frozen)
+    assert np.array_equal(augment.Disguise(0.0)(clip, 5, rng)[0], clip)
