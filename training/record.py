@@ -24,9 +24,12 @@ from tsm_edge.training.gestures.cli import encode  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
 
+from .guide import Guide, problems  # noqa: E402
+
 EXAMPLES = """examples:
   tsm-record --label swipe-left --output clips/                           ten clips of three seconds from camera 0
   tsm-record --label swipe-left --output clips/ --source csi://0 --input-flip rotate-180     a Jetson's camera, upside down
+  tsm-record --label "Swiping Left" --output clips/ --guide                with a hand that shows it, and a look at each clip
   tsm-record --label "No gesture" --output clips/ --count 20               you at rest: under this name it is never an event
   tsm-record --label wave --output clips/ --source party.mp4 --start 12.5 --end 15
   tsm-record --label wave --output clips/ --source waving.mp4             the whole file in pieces of three seconds
@@ -48,6 +51,8 @@ def parser():
     p.add_argument("--count", type=int, metavar="N", help="clips to record (default: 10; of a file, as many as it gives)")
     p.add_argument("--seconds", type=float, metavar="SECONDS",
                    help="length of a clip (default: 3; the whole cut where --start and --end are given)")
+    p.add_argument("--guide", action="store_true", help="show the gesture in the picture's corner, look at each clip (light, movement, "
+                   "place) and offer to make it again")
     p.add_argument("--headless", action="store_true", help="no window: the countdown is in the terminal alone")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     cut = p.add_argument_group("the clips")
@@ -68,6 +73,8 @@ def _main(argv):
     args = parser().parse_args(argv)
     cli.echo({**vars(args), "source": masked(args.source)})
     _check(args)
+    if args.guide:
+        _explain(args.label)
     source = _source(args)  # before any folder is made: a missing camera leaves nothing behind
     folder = class_folder(args.output, args.label)
     made = []
@@ -76,6 +83,9 @@ def _main(argv):
             path = write_clip(folder, frames, fps)
             made.append({"path": str(path), "frames": len(frames), "fps": round(fps, 3), "seconds": round(len(frames) / fps, 3)})
             print(f"{path}: {len(frames)} frames, {len(frames) / fps:.2f} s", file=sys.stderr, flush=True)
+            made[-1]["problems"] = problems(frames, args.label) if args.guide else []
+            for text in made[-1]["problems"]:
+                print(f"  but {text}", file=sys.stderr, flush=True)
     finally:
         source.close()
         with contextlib.suppress(OSError):
@@ -89,6 +99,14 @@ def _main(argv):
         print(f"next: the other classes, then tsm-train --init default --data {quote(str(args.output))} --output runs/mine")
     cli.verdict(f"PASSED {len(made)} clips in {folder}", args.json)
     return 0
+
+
+def _explain(label):
+    """How the gesture goes, where that is known."""
+    known = Guide(label).frames is not None
+    print(f"'{label}': " + ("the corner of the window shows it, as a mirror would" if known else
+                            "make it as you would before your device; there is no picture of it here")
+          + ". Left and right are your own. Begin and end with the hand at rest.", file=sys.stderr, flush=True)
 
 
 def _check(args):
@@ -233,8 +251,9 @@ def _from_file(args, source):
 
 def _from_camera(args, source):
     seconds, count, view = args.seconds or 3.0, args.count or 10, _View(args)
+    k = 0
     try:
-        for k in range(count):
+        while k < count:
             said = None
             began = time.monotonic()
             while True:  # frames are taken all the time, so that none is old when the clip begins
@@ -256,6 +275,10 @@ def _from_camera(args, source):
             if len(frames) < 2:
                 raise InputError("the camera is too slow", found=f"{len(frames)} frame in {seconds:g} s", expected="at least 2",
                                  do="lengthen --seconds, or use another camera")
+            wrong = problems(frames, args.label) if args.guide else []
+            if wrong and view.again(wrong, lambda: _read(source)[0]):
+                continue
+            k += 1
             yield frames, (len(times) - 1) / (times[-1] - times[0])  # as they came, not as the camera announces
     finally:
         source.close()
@@ -285,15 +308,35 @@ class _View:
     NAME = "tsm-record"
 
     def __init__(self, args):
+        self.guide = Guide(args.label) if args.guide else None
         self.window = not args.headless and (os.name == "nt" or sys.platform == "darwin" or bool(
             os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")))
 
     def say(self, text):
         print(text, file=sys.stderr, flush=True)
 
+    def again(self, wrong, frame, seconds=8.0):
+        """Whether a clip with something wrong shall be made again: asked in the terminal, else in the window, else it is kept."""
+        for text in wrong:
+            self.say(f"  {text}")
+        if sys.stdin is not None and sys.stdin.isatty():
+            return input("  make it again? [Y/n] ").strip().lower() not in ("n", "no")
+        until = time.monotonic() + seconds
+        if self.window:
+            self.say("  R: make it again, K: keep it (in the window)")
+        while self.window and time.monotonic() < until:
+            key = self.show(frame(), "R again, K keep", (0, 0, 255))
+            if key in (ord("r"), ord("k")):
+                return key == ord("r")
+        self.say("  it is kept")
+        return False
+
     def show(self, frame, text, colour):
         if not self.window:
-            return
+            return None
+        if self.guide:
+            frame = frame.copy()
+            self.guide.draw(frame, time.monotonic())
         picture = np.ascontiguousarray(frame[:, ::-1])  # as in a mirror; the clip is as the camera sees it
         size = picture.shape[0] / 160
         cv2.putText(picture, text, (round(10 * size), round(40 * size)), cv2.FONT_HERSHEY_SIMPLEX, size, colour, max(2, round(2 * size)))
@@ -303,9 +346,10 @@ class _View:
         except cv2.error:
             self.window = False
             self.say("note: this OpenCV opens no windows; the countdown is here")
-            return
+            return None
         if key in (27, ord("q")):
             raise KeyboardInterrupt
+        return key
 
     def close(self):
         if self.window:
