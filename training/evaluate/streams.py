@@ -60,11 +60,13 @@ class AnsweredStream:
 
 
 def rendered(model, seconds, size, seed=0, split="test"):
-    """A rendered stream of joined gestures with rest between them, pictures of `size` (w, h), stepped by a model.
+    """A rendered stream of joined gestures with rest between them, pictures of `size` (w, h), stepped by a model. Where the model
+    has a class of other things, one performance in five is of them, and an event there is a false one.
 
     Every minute another performer goes on before another background, so that one scene does not decide the figures.
     """
-    from tsm_edge.training.gestures.clips import SPLITS, Performer
+    from tsm_edge.training.gestures.clips import SPLITS, Performer, Setting
+    from tsm_edge.training.gestures.labels import left_out, slug
 
     fps = model.manifest.get("stream", {}).get("fps") or 12.0
     rest = background_of(model.classes)
@@ -72,6 +74,7 @@ def rendered(model, seconds, size, seed=0, split="test"):
     if not gestures:
         raise InputError("the model knows no gesture", found=", ".join(model.classes), expected="a class that is no background",
                          do="leave --stream out")
+    gestures += [name for name in model.classes if slug(name) == "doing-other-things"] * max(1, len(gestures) // 4)
     order = np.random.default_rng([seed, 55]).permutation(np.arange(int(seconds) + 1) % len(gestures))
     frames, intervals = max(1, round(seconds * fps)), []
     logits, stream = [], model.stream(max_gap_seconds=0, fps=0)
@@ -79,7 +82,8 @@ def rendered(model, seconds, size, seed=0, split="test"):
     while len(logits) < frames:
         scene = next(scenes)
         mine = [gestures[i] for i in np.roll(order, -scene * 20)]
-        performer, begin = Performer(mine, size, fps, SPLITS[split][0] + 7_000_000 + 1000 * seed + scene), len(logits)
+        first = SPLITS[split][0] + 7_000_000 + 1000 * seed + scene
+        performer, begin = Performer(mine, size, fps, first, setting=Setting(others=left_out(model.classes))), len(logits)
         for frame in performer:
             logits.append(_step(stream, frame))
             at_rest = (len(logits) - begin) / fps > performer.intervals[-1]["finish"] if performer.intervals else True

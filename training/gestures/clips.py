@@ -300,6 +300,8 @@ class Performer:
         As in `render_clip`.
     rest : (float, float)
         Shortest and longest rest between two gestures, seconds.
+    setting
+        As in `render_clip`.
 
     Attributes
     ----------
@@ -308,12 +310,12 @@ class Performer:
         whole performance (rest to rest). Background labels are listed too.
     """
 
-    def __init__(self, labels, size=(128, 128), fps=12.0, seed=0, rest=(0.7, 2.0)):
+    def __init__(self, labels, size=(128, 128), fps=12.0, seed=0, rest=(0.7, 2.0), setting=PLAIN):
         _check(size, fps)
         self.labels, self.fps, self.rest, self.size = labels, float(fps), rest, size
         rng = _rng(seed, 1000)
-        self.stage = Stage(rng, size, split_of(seed))
-        self.actor = Actor(rng, self.stage.half_w, self.stage.half_h)
+        self.stage = Stage(rng, size, split_of(seed), setting=setting)
+        self.actor = Actor(rng, self.stage.half_w, self.stage.half_h, setting.others)
         self.intervals, self.n_frames = [], 0
         self._clock = 0.0  # where the next performance begins
 

@@ -1,0 +1,86 @@
+"""How the packaged model was made, in one command that nobody has to watch: same inputs, same seed, same weights.
+
+    python -m tsm_edge.training.packaged --init features.pth --people people.npz --photos DIR --output runs/packaged
+
+First a short run on calm pictures, then the long one, then the settings of the events on a rendered stream, then the weights in
+16 bits. A run that was stopped goes on where it was. The model card says what the inputs were and where they come from.
+"""
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from tsm_edge import cli
+from tsm_edge.errors import CheckFailedError
+
+COMMON = ("--data gestures --gesture-set webcam --frames 16 --seconds 2 --resize squash --mirror --batch 24 --optimizer adamw "
+          "--lr-batch 24 --weight-decay 0.02 --dropout 0.1 --warmup-epochs 0.2 --lr 2e-3 --ema 0.998 --frame-loss 0.5 --freeze 3 "
+          "--disguise 0.25 --threads 1")
+CALM = "--width 1.0 --input-size 112x84 --variety 0 --clips-per-class 250 --hand-loss 0.5 --hand-epochs 1 --epochs 4"
+FULL = "--clips-per-class 1200 --hand-loss 0.3 --epochs 5"
+STREAM = "1200"  # seconds
+
+
+def parser():
+    p = argparse.ArgumentParser(prog="python -m tsm_edge.training.packaged", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--init", required=True, metavar="FILE", help="features of MobileNetV2 x1.0 trained on ImageNet")
+    p.add_argument("--people", required=True, metavar="FILE", help="hands and people, written by tsm_edge.training.gestures.people")
+    p.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of more photographs")
+    p.add_argument("--output", default="runs/packaged", metavar="DIR", help="folder of the runs (default: runs/packaged)")
+    p.add_argument("--processes", type=int, default=2, metavar="N", help="processes that train; other numbers, other weights (default: 2)")
+    p.add_argument("--clips-per-class", type=int, metavar="N", help="of the long run, to try the way with fewer (default: 1200)")
+    p.add_argument("--epochs", type=int, metavar="N", help="of the long run (default: 5)")
+    return p
+
+
+def commands(args):
+    """The command lines, in order."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.processes), "-m", "tsm_edge.training.train"]
+    calm, full, folder = (str(Path(args.output) / name) for name in ("calm", "full", "gestures.pth"))
+    photos = ["--photos", *args.photos] if args.photos else []
+    changed = {"--clips-per-class": args.clips_per_class, "--epochs": args.epochs}
+    more = [[name, str(value)] for name, value in changed.items() if value is not None]
+    return [
+        [*run, *COMMON.split(), *CALM.split(), "--init", args.init, "--output", calm],
+        [*run, *COMMON.split(), *FULL.split(), *sum(more, []), "--init", f"{calm}/final.pth", "--people", args.people, *photos,
+         "--output", full],
+        [sys.executable, "-m", "tsm_edge.training.evaluate.run", f"{full}/final.pth", "--data", "gestures", "--clips-per-class", "10",
+         "--stream", STREAM, "--tune-events", folder],
+    ]
+
+
+def main(argv=None):
+    cli.run(_main, argv)
+
+
+def _main(argv):
+    args = parser().parse_args(argv)
+    cli.echo(vars(args))
+    cli.check_ranges(args, {"processes": (1, 64)})
+    for command in commands(args):
+        print("$ " + " ".join(command), file=sys.stderr, flush=True)
+        code = subprocess.run(command, stdout=sys.stderr).returncode
+        if code:
+            raise CheckFailedError("a command of the recipe failed", found=f"exit code {code}: {' '.join(command[:8])} ...",
+                                   expected="exit code 0", do="see what it said above; the same command goes on where it was")
+    made = Path(args.output) / "gestures.pth"
+    halve(made)
+    print(f"PASSED {made}: {made.stat().st_size / 1e6:.2f} MB")
+    return 0
+
+
+def halve(path):
+    """Write a checkpoint again with weights of 16 bits."""
+    from tsm_edge.checkpoints import load_checkpoint, save_checkpoint
+
+    from .networks import open_network
+
+    extra = load_checkpoint(path).extra
+    save_checkpoint(path, open_network(path), half=True, **{k: extra[k] for k in ("training", "metrics") if k in extra})
+
+
+if __name__ == "__main__":
+    main()
