@@ -85,9 +85,11 @@ class Stage:
     calm : bool
         The easy picture: a soft background, nothing that moves but the hand, a good camera.
     setting : Setting
+    wild : int or None
+        Seed of a camera that is carried about, with cuts, and more things that move.
     """
 
-    def __init__(self, rng, size, split="train", calm=False, setting=PLAIN):
+    def __init__(self, rng, size, split="train", calm=False, setting=PLAIN, wild=None):
         self.size = w, h = size
         scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
         H = h * scale
@@ -125,6 +127,8 @@ class Stage:
         self.lens = Lens(rng, w, h, np.random.default_rng(rng.integers(2 ** 63)))
         if calm:
             self._calm_down()
+        elif wild is not None:
+            self._go_wild(np.random.default_rng(wild), setting)
 
     def _calm_down(self):
         def still(t):
@@ -134,6 +138,14 @@ class Stage:
         self.shake = self.pan = self.flicker = still
         self.person, self.movers, self.overlay, self.skin, self.codec = None, [], None, None, False
         self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
+
+    def _go_wild(self, rng, setting):
+        height, width = self.canvas.shape[:2]
+        cuts = rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2])
+        more = [photographs.window(rng, self._photograph(rng, setting), height, width) if self.photo else
+                background(rng, self.family, height, width) for _ in range(cuts)]
+        self.living, self.photo = photographs.Wild(rng, [self.canvas, *more]), True
+        self.movers += [Mover(rng, *self.drawn) for _ in range(rng.integers(0, 4))]
 
     def _photograph(self, rng, setting):
         """One of the photographs; of people, where there are some, three times out of four."""
@@ -264,7 +276,10 @@ def render_clip(label, n_frames=36, size=(128, 128), seed=0, fps=12.0, *, info=F
     _check(size, fps)
     split = split_of(seed)
     rng = _rng(seed, CLASSES.index(label))
-    stage = Stage(rng, size, split, calm=_rng(seed, 999).random() >= variety, setting=setting)
+    restless = _rng(seed, 998, CLASSES.index(label))  # of every second clip of other things, and every third of nothing
+    often = {"Doing other things": 0.5, "No gesture": 0.33}.get(label, 0.0)
+    stage = Stage(rng, size, split, calm=_rng(seed, 999).random() >= variety, setting=setting,
+                  wild=int(restless.integers(2 ** 62)) if restless.random() < often else None)
     show = Actor(rng, stage.half_w, stage.half_h, setting.others).perform(label)
     length = n_frames / fps
     start, end = show.stroke

@@ -82,6 +82,34 @@ class Overlay:
                 cv2.arrowedLine(picture, first, last, colour, 2)
 
 
+class Wild:
+    """A picture under a camera that is carried about, and cuts to other pictures: what films have, and no gesture.
+
+    pictures : list of uint8 [h, w, 3], of one size; the first is seen first
+    """
+
+    def __init__(self, rng, pictures):
+        self.pictures, (h, w) = pictures, pictures[0].shape[:2]
+        fast = rng.choice([0.3, 1.0, 2.0])
+        self.move = sway(rng, np.array([0.09 * w, 0.06 * h, 0.08, 0.05]) * fast)
+        self.zoom, self.turn = rng.uniform(-0.12, 0.12) * fast, rng.uniform(-0.15, 0.15) * fast * (rng.random() < 0.3)
+        self.cuts = np.sort(rng.uniform(0, 3.0, len(pictures) - 1))
+
+    def at(self, t):
+        picture = self.pictures[int(np.searchsorted(self.cuts, t))]
+        dx, dy, grow, turn = self.move(np.array([t]))[0]
+        return shifted(picture, dx, dy, max(0.3, 1.15 + grow + self.zoom * t), turn + self.turn * t, 0.5)
+
+
+def shifted(picture, dx, dy, scale, turn, centre):
+    """A picture moved by dx, dy pixels, scaled and turned (radians) about a point `centre` of its height down its middle line."""
+    h, w = picture.shape[:2]
+    c, s = scale * np.cos(turn), scale * np.sin(turn)
+    cx, cy = w / 2, h * centre
+    matrix = np.array([[c, -s, dx + cx - c * cx + s * cy], [s, c, dy + cy - s * cx - c * cy]])
+    return cv2.warpAffine(picture, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+
+
 class Living:
     """A photograph that is not quite still: it sways and breathes as a person before a camera does.
 
@@ -99,8 +127,4 @@ class Living:
         if self.still:
             return self.picture
         dx, dy, grow, turn = self.move(np.array([t]))[0]
-        h, w = self.picture.shape[:2]
-        c, s = (1 + grow) * np.cos(turn), (1 + grow) * np.sin(turn)
-        cx, cy = w / 2, h * 0.8
-        matrix = np.array([[c, -s, dx + cx - c * cx + s * cy], [s, c, dy + cy - s * cx - c * cy]])
-        return cv2.warpAffine(self.picture, matrix, (w, h), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        return shifted(self.picture, dx, dy, 1 + grow, turn, 0.8)
