@@ -27,7 +27,8 @@ def scripts():
 SCRIPTS = scripts()
 PROGRAM = "tsm_edge.pyz"  # in a bundle
 BOARD = [f"{PROGRAM} verify", f"{PROGRAM} demo", f"{PROGRAM} bench"]
-MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.benchmarks.arm.accuracy", "tsm_edge.training.train"]
+MODULES = ["tsm_edge.benchmarks.arm", "tsm_edge.benchmarks.arm.accuracy", "tsm_edge.benchmarks.few_clips", "tsm_edge.training.train",
+           "tsm_edge.training.packaged", "tsm_edge.training.gestures.people"]
 
 
 class Parsed(BaseException):

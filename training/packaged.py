@@ -26,7 +26,7 @@ STREAM = "1200"  # seconds
 def parser():
     p = argparse.ArgumentParser(prog="python -m tsm_edge.training.packaged", description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--init", required=True, metavar="FILE", help="features of MobileNetV2 x1.0 trained on ImageNet")
+    p.add_argument("--init", required=True, metavar="MODEL", help="features of MobileNetV2 x1.0 trained on ImageNet")
     p.add_argument("--people", required=True, metavar="FILE", help="hands and people, written by tsm_edge.training.gestures.people")
     p.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of more photographs")
     p.add_argument("--output", default="runs/packaged", metavar="DIR", help="folder of the runs (default: runs/packaged)")

@@ -51,11 +51,11 @@ def parser():
     p.add_argument("--count", type=int, metavar="N", help="clips to record (default: 10; of a file, as many as it gives)")
     p.add_argument("--seconds", type=float, metavar="SECONDS",
                    help="length of a clip (default: 3; the whole cut where --start and --end are given)")
-    p.add_argument("--guide", action="store_true", help="show the gesture in the picture's corner, look at each clip (light, movement, "
-                   "place) and offer to make it again")
     p.add_argument("--headless", action="store_true", help="no window: the countdown is in the terminal alone")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     cut = p.add_argument_group("the clips")
+    cut.add_argument("--guide", action="store_true", help="show the gesture in the picture's corner, look at each clip (light, "
+                     "movement, place) and offer to make it again")
     cut.add_argument("--start", type=float, metavar="SECONDS", help="of a file: where the cut begins (default: 0)")
     cut.add_argument("--end", type=float, metavar="SECONDS", help="of a file: where it ends (default: the file's end)")
     cut.add_argument("--pause", type=float, default=3.0, metavar="SECONDS", help="counted down before each clip of a camera (default: 3)")
