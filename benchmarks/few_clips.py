@@ -28,7 +28,7 @@ def parser():
     p.add_argument("data", metavar="DATA", help="a folder per class of clips")
     p.add_argument("--map", nargs="+", default=[], metavar="FOLDER=CLASS", help="what folders show that are not called like a class")
     p.add_argument("--folds", type=int, default=2, metavar="N", help="parts that the clips are dealt out to (default: 2)")
-    p.add_argument("--init", default="default", metavar="MODEL", help="the checkpoint that is fine-tuned (default: default)")
+    p.add_argument("--init", metavar="MODEL", help="the checkpoint that is fine-tuned (default: the packaged model)")
     p.add_argument("--epochs", type=int, metavar="N", help="of each training (default: tsm-train's)")
     p.add_argument("--json", action="store_true", help="the result as JSON on stdout")
     return p
@@ -105,6 +105,7 @@ def main(argv=None):
 
 def _main(argv):
     args = parser().parse_args(argv)
+    args.init = args.init or "default"
     cli.echo(vars(args))
     cli.check_ranges(args, {"folds": (2, 20)})
     found = compare(args)

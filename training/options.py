@@ -45,8 +45,8 @@ def _data_options(data):
                       help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform; few clips: rate, at that of --init)")
     data.add_argument("--rate-jitter", type=float, metavar="X",
                       help="clips played up to so much faster or slower, 0.3 for 0.74 to 1.35 times (default: 0; few clips: 0.3)")
-    data.add_argument("--mix", type=float, metavar="X", help="rendered clips of the model's classes for each of your own, so that nothing "
-                      "is forgotten; its classes stay (default: 0; few clips: 1 where the model's classes can be rendered)")
+    data.add_argument("--mix", type=float, metavar="X", help="rendered clips of the same classes for each of your own; all classes of --init stay "
+                      "where yours are among them (default: 0; few clips: 1 where classes can be rendered)")
     data.add_argument("--sampling-stride", type=int, default=8, metavar="N", help="dense: frames between two of a clip (default: 8)")
     data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
     data.add_argument("--disguise", type=float, default=0.0, metavar="X",

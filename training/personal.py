@@ -17,14 +17,14 @@ FROZEN_PARTS = {"mobilenet_v2": 7, "resnet18": 2, "resnet50": 2}
 STEPS = 240
 
 
-def choose_recipe(args, card, clips):
+def choose_recipe(args, card, clips, names=()):
     """Fill in the options that were left out; returns whether the recipe for few clips was taken.
 
-    args : namespace, changed. card : of --init, or None. clips : how many there are.
+    args : namespace, changed. card : of --init, or None. clips : how many there are; names : of their classes.
     """
     few = card is not None and args.data != "gestures" and clips <= FEW
     if args.mix is None:
-        args.mix = 1.0 if few and not args.classes and rendered_names(card.classes or []) else 0.0
+        args.mix = 1.0 if few and rendered_names(names) else 0.0
     if few and args.sampling is None and card.fps:
         args.sampling, args.fps = "rate", args.fps or card.fps
     if few and args.freeze is None and not args.head_only:
@@ -43,14 +43,13 @@ def _batch(args, clips):
     return max(2, min(8, clips // 2)) * args.accumulate
 
 
-def joined(before, names):
-    """The classes of a model and those of the new clips that are not among them, in this order."""
+def classes_to_keep(before, names):
+    """All classes of a model where the clips' are among them: what it can, it shall not forget. Else those of the clips alone, as a new
+    name may mean what the model calls otherwise."""
     from tsm_edge.training.data.listing import class_finder
 
-    if not before:
-        return list(names)
-    find = class_finder(before)
-    return [*before, *(name for name in names if find(name) is None)]
+    find = class_finder(before) if before else lambda name: None
+    return list(names) if any(find(name) is None for name in names) else list(before)
 
 
 def told(classes, before, after, counts):

@@ -86,12 +86,12 @@ def _few_clips(args, source):
         return personal.choose_recipe(args, None, 0)
     items, names = find_items(args.data, args.root, args.classes)
     said = args.frames_said
-    few = personal.choose_recipe(args, source and source.card, len(items))
+    few = personal.choose_recipe(args, source and source.card, len(items), names)
     if few and args.sampling == "rate" and not said:  # a whole clip, as the camera gives it
         seconds = np.median(list(lengths(items).values()) or [0.0])
         args.frames = int(np.clip(round(seconds * args.fps), args.frames, 32))
-    if args.mix:
-        args.classes = tuple(personal.joined(source.card.classes if source else [], names))
+    if args.mix and not args.classes:
+        args.classes = tuple(personal.classes_to_keep(source.card.classes if source else [], names))
     return few
 
 

@@ -28,11 +28,11 @@ def options(*more, data="clips"):
 
 def test_few_clips_with_init_get_their_own_recipe_and_what_was_said_stays():
     args = options("--lr", 0.005, "--freeze", 2)
-    assert personal.choose_recipe(args, JESTER, 20)
+    assert personal.choose_recipe(args, JESTER, 20, ["no-gesture", "wave"])
     assert (args.optimizer, args.lr, args.freeze, args.batch_norm, args.sampling, args.fps) == ("adamw", 0.005, 2, "frozen", "rate", 8.0)
     assert args.mix == 1.0 and args.batch == 8 and args.rate_jitter == 0.3
     plain = options()
-    assert personal.choose_recipe(plain, JESTER, 20) and plain.lr_batch == plain.batch and plain.freeze == 7
+    assert personal.choose_recipe(plain, JESTER, 20, ["wave"]) and plain.mix == 0 and plain.lr_batch == plain.batch and plain.freeze == 7
 
 
 @pytest.mark.parametrize("card, clips, data", [(None, 20, "clips"), (JESTER, personal.FEW + 1, "clips"), (JESTER, 0, "gestures")])
@@ -42,9 +42,10 @@ def test_all_others_train_as_before(card, clips, data):
     assert {name: getattr(args, name) for name in personal.USUAL} == personal.USUAL
 
 
-def test_classes_stay_and_new_ones_come_after_them():
-    assert personal.joined(["Swiping Left", "Stop Sign"], ["stop-sign", "wave", "swiping_left"]) == ["Swiping Left", "Stop Sign", "wave"]
-    assert personal.joined([], ["b", "a"]) == ["b", "a"]
+def test_classes_stay_where_the_clips_are_of_some_of_them():
+    assert personal.classes_to_keep(["Swiping Left", "Stop Sign"], ["stop-sign"]) == ["Swiping Left", "Stop Sign"]
+    assert personal.classes_to_keep(["Swiping Left", "Stop Sign"], ["stop-sign", "swipe-left"]) == ["stop-sign", "swipe-left"]
+    assert personal.classes_to_keep([], ["b", "a"]) == ["b", "a"]
 
 
 def test_a_mixed_epoch_has_every_real_clip_as_often_and_every_rendered_one_once():
@@ -103,14 +104,19 @@ def test_what_is_told_at_the_end():
     assert "no clip was held out" in personal.told(["a"], None, (empty, empty), [3])[0]
 
 
-def test_a_run_on_few_clips_says_what_it_chose_and_ends_with_a_report(tiny, clips, checkpoint, tmp_path, capsys):
-    path = checkpoint(classes=["Swiping Left", "Thumb Up"])
-    argv = ["--data", clips, "--output", tmp_path / "run", "--init", path, "--epochs", 1, "--batch", 4, "--threads", 1, "--device", "cpu"]
+@pytest.mark.parametrize("folders, kept", [(("go-left", "go-right", "stay"), False), (("Swiping Left", "Thumb Up", "No gesture"), True)])
+def test_a_run_on_few_clips_says_what_it_chose_and_ends_with_a_report(tiny, clips, checkpoint, tmp_path, capsys, folders, kept):
+    before = ["Swiping Left", "Thumb Up", "No gesture", "Swiping Right"]
+    path, data = checkpoint(classes=before), tmp_path / "clips"
+    data.mkdir()
+    for name, folder in zip(folders, sorted(p for p in clips.iterdir() if p.is_dir())):
+        (data / name).symlink_to(folder)
+    argv = ["--data", data, "--output", tmp_path / "run", "--init", path, "--epochs", 1, "--batch", 4, "--threads", 1, "--device", "cpu"]
     assert _main([str(v) for v in argv]) == 0
     said = capsys.readouterr().err
-    assert "recipe for few clips" in said and "optimizer adamw" in said and "mix 1" in said and "held out:" in said
+    assert "recipe for few clips" in said and "optimizer adamw" in said and f"mix {int(kept)}" in said and "held out:" in said
     card = load_checkpoint(tmp_path / "run" / "final.pth").card
-    assert card.classes == ["Swiping Left", "Thumb Up", *tiny.CLASSES] and card.fps == 4.0
-    before, after = load_checkpoint(path).state_dict, load_checkpoint(tmp_path / "run" / "final.pth").state_dict
-    assert torch.equal(before["features.2.conv.0.weight"], after["features.2.conv.0.weight"])  # early layers stay
-    assert not torch.equal(before["features.17.conv.0.weight"], after["features.17.conv.0.weight"])
+    assert card.classes == (before if kept else sorted(folders)) and card.fps == 4.0
+    old, new = load_checkpoint(path).state_dict, load_checkpoint(tmp_path / "run" / "final.pth").state_dict
+    assert torch.equal(old["features.2.conv.0.weight"], new["features.2.conv.0.weight"])  # early layers stay
+    assert not torch.equal(old["features.17.conv.0.weight"], new["features.17.conv.0.weight"])
