@@ -51,6 +51,8 @@ def _data_options(data):
     data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
     data.add_argument("--disguise", type=float, default=0.0, metavar="X",
                       help="share of clips in another look: grey, inverted, edges, ... (default: 0)")
+    data.add_argument("--stutter", type=float, default=0.0, metavar="X",
+                      help="share of clips with frames lost and shown twice, as slow cameras do (default: 0)")
     data.add_argument("--mirror-pairs", nargs="*", default=[], metavar="A=B", help="classes that change into each other in a mirror")
 
 
@@ -117,7 +119,7 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
-    "variety": (0, 1), "disguise": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100),
+    "variety": (0, 1), "disguise": (0, 1), "stutter": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100),
     "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
     "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000),
     "label_smoothing": (0, 0.99),

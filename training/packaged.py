@@ -21,6 +21,7 @@ COMMON = ("--data gestures --gesture-set webcam --frames 16 --seconds 2 --resize
 CALM = "--width 1.0 --input-size 112x84 --variety 0 --clips-per-class 250 --hand-loss 0.5 --hand-epochs 1 --epochs 4"
 FULL = "--clips-per-class 1200 --hand-loss 0.3 --epochs 5"
 STREAM = "1200"  # seconds
+NAME = "gestures"
 
 
 def parser():
@@ -79,7 +80,9 @@ def halve(path):
     from .networks import open_network
 
     extra = load_checkpoint(path).extra
-    save_checkpoint(path, open_network(path), half=True, **{k: extra[k] for k in ("training", "metrics") if k in extra})
+    net = open_network(path)
+    net.card = net.card.but(model_name=NAME)
+    save_checkpoint(path, net, half=True, **{k: extra[k] for k in ("training", "metrics") if k in extra})
 
 
 if __name__ == "__main__":

@@ -214,6 +214,21 @@ class Disguise:
         return out
 
 
+class Stutter:
+    """Frames lost and shown twice, as slow cameras and bad containers do, in a share `p` of the clips; their order stays."""
+
+    def __init__(self, p=0.2):
+        self.p = p
+
+    def __call__(self, clip, label, rng, hands=None):
+        if rng.random() >= self.p:
+            return clip, label
+        at = np.sort(np.clip(np.round(np.arange(len(clip)) + rng.uniform(-1.2, 1.2, len(clip))), 0, len(clip) - 1).astype(int))
+        if hands is not None:
+            hands[:] = hands[at]
+        return clip[at], label
+
+
 class CentreCrop:
     """For testing: what a bundle shows its network, by the same rule (`tsm_edge.runtimes.preprocess`). No randomness.
 

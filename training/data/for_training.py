@@ -37,7 +37,7 @@ class ClipOptions:
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
     seconds, gesture_set, clips_per_class, clip_size, variety, photos, people : of rendered gestures. resize : how the network's input is
-    cut from a picture, "crop" or "squash". disguise : see augment.Disguise. rate_jitter : see
+    cut from a picture, "crop" or "squash". disguise, stutter : see augment. rate_jitter : see
     sampling.Sampler. mix : rendered clips for each of one's own. mirror, mirror_pairs : see augment.Mirror.
     """
 
@@ -59,6 +59,7 @@ class ClipOptions:
     people: str | None = None
     resize: str = "crop"
     disguise: float = 0.0
+    stutter: float = 0.0
     rate_jitter: float = 0.0
     mix: float = 0.0
     mirror: bool = False
@@ -91,7 +92,7 @@ def open_data(options, rendered, chief=True):
     -------
     Clips
     """
-    from .augment import CentreCrop, ColourJitter, Compose, Disguise, Mirror, MultiScaleCrop, mirror_map
+    from .augment import CentreCrop, ColourJitter, Compose, Disguise, Mirror, MultiScaleCrop, Stutter, mirror_map
 
     if options.data == "gestures" and options.val_data or options.val_data == "gestures":
         raise InputError("rendered gestures bring their own validation clips", found=f"--data {options.data} --val-data {options.val_data}",
@@ -108,6 +109,8 @@ def open_data(options, rendered, chief=True):
     if options.mirror:
         pairs = [tuple(pair.split("=", 1)) if "=" in pair else (pair, pair) for pair in options.mirror_pairs]
         steps.append(Mirror(mirror_map(classes, pairs)))
+    if options.stutter:
+        steps.append(Stutter(options.stutter))
     steps.append(ColourJitter())
     if options.disguise:
         steps.append(Disguise(options.disguise))

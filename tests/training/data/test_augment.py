@@ -133,3 +133,16 @@ def test_a_disguise_changes_all_frames_alike_and_keeps_the_movement(look):
     frozen, _ = disguise(still, 5, np.random.default_rng(3))
     assert all(np.array_equal(frozen[0], f) for f in frozen)
     assert np.array_equal(augment.Disguise(0.0)(clip, 5, rng)[0], clip)
+
+
+def test_a_stutter_loses_and_repeats_frames_in_order_with_what_is_known_of_them():
+    clip = np.arange(12, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
+    lost = 0
+    for seed in range(20):
+        hands = np.arange(12, dtype=np.float32)[:, None].repeat(20, 1)
+        out, label = augment.Stutter(1.0)(clip, 3, np.random.default_rng(seed), hands)
+        numbers = out[:, 0, 0, 0].astype(int)
+        assert label == 3 and len(out) == 12 and (np.diff(numbers) >= 0).all() and np.array_equal(hands[:, 0], numbers)
+        assert np.abs(numbers - np.arange(12)).max() <= 2
+        lost += len(set(numbers)) < 12
+    assert lost >= 18 and augment.Stutter(0.0)(clip, 3, np.random.default_rng(0))[0] is clip
