@@ -42,11 +42,11 @@ def _data_options(data):
     data.add_argument("--fps", type=float, default=0.0, metavar="FPS",
                       help="frame rate the model is to run at (default: 0, as the clips' frames come)")
     data.add_argument("--sampling", metavar="NAME",
-                      help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform; few clips: rate, at that of --init)")
+                      help="frames of a clip file: uniform, dense or rate, at --fps (default: uniform; few clips: rate, that of --init)")
     data.add_argument("--rate-jitter", type=float, metavar="X",
                       help="clips played up to so much faster or slower, 0.3 for 0.74 to 1.35 times (default: 0; few clips: 0.3)")
-    data.add_argument("--mix", type=float, metavar="X", help="rendered clips of the same classes for each of your own; all classes of --init stay "
-                      "where yours are among them (default: 0; few clips: 1 where classes can be rendered)")
+    data.add_argument("--mix", type=float, metavar="X", help="rendered clips of the same classes for each of your own; all classes of "
+                      "--init stay where yours are among them (default: 0; few clips: 1 where classes can be rendered)")
     data.add_argument("--sampling-stride", type=int, default=8, metavar="N", help="dense: frames between two of a clip (default: 8)")
     data.add_argument("--mirror", action="store_true", help="mirror clips, left and right classes swapped with them")
     data.add_argument("--disguise", type=float, default=0.0, metavar="X",
