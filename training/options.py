@@ -64,6 +64,7 @@ def _rendered_options(drawn):
     drawn.add_argument("--photos", nargs="*", default=[], metavar="DIR",
                        help="folders of photographs to put behind rendered hands, for training")
     drawn.add_argument("--seconds", type=float, metavar="SECONDS", help="length of a clip (default: frames / rate of --init, else 3)")
+    drawn.add_argument("--render-seed", type=int, default=0, metavar="N", help="another number, other clips, below 100 (default: 0)")
     drawn.add_argument("--clip-size", type=int, metavar="N",
                        help="pixels a side of the clips that crops are cut from (default: 8/7 of the input)")
     drawn.add_argument("--variety", type=float, default=1.0, metavar="X",
@@ -119,6 +120,7 @@ def _run_options(run):
 RANGES = {  # of options that hold a number: least and most
     "frames": (1, 1024), "clips_per_class": (1, 1_000_000), "epochs": (1, 1_000_000), "batch": (1, 1_000_000),
     "accumulate": (1, 1_000_000), "save_every": (1, 10 ** 9), "sampling_stride": (1, 10_000), "clip_size": (16, 4096),
+    "render_seed": (0, 80),
     "variety": (0, 1), "disguise": (0, 1), "stutter": (0, 1), "rate_jitter": (0, 1), "mix": (0, 100),
     "seconds": (0.1, 600), "fps": (0, 1000), "dropout": (0, 0.99), "lr": (1e-9, 1000),
     "lr_batch": (1, 1_000_000), "momentum": (0, 0.999), "weight_decay": (0, 10), "warmup_epochs": (0, 1_000_000),

@@ -36,7 +36,7 @@ class ClipOptions:
 
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
-    seconds, gesture_set, clips_per_class, clip_size, variety, photos, people : of rendered gestures. resize : how the network's input is
+    seconds, gesture_set, clips_per_class, clip_size, variety, photos, people, render_seed : of rendered gestures. resize : how the network's input is
     cut from a picture, "crop" or "squash". disguise, stutter : see augment. rate_jitter : see
     sampling.Sampler. mix : rendered clips for each of one's own. mirror, mirror_pairs : see augment.Mirror.
     """
@@ -57,6 +57,7 @@ class ClipOptions:
     variety: float = 1.0
     photos: tuple[str, ...] = ()
     people: str | None = None
+    render_seed: int = 0
     resize: str = "crop"
     disguise: float = 0.0
     stutter: float = 0.0
@@ -140,12 +141,14 @@ def _gestures(options, rendered, chief):
         setting = Setting(cameras=options.resize == "squash", others=left_out(names))
         if split == "train":
             setting = setting._replace(photos=tuple(options.photos), people=options.people or "")
+        seed = options.render_seed if split == "train" else 0
+        hard += f"-seed-{seed}" if seed else ""
         hard += "".join(f"-{word}" for word in ("photos", "people", "cameras") if getattr(setting, word))
         path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None
-            prerender(path, split, count, names, options.frames, size, options.seconds, progress=show, variety=options.variety,
+            prerender(path, split, count, names, options.frames, size, options.seconds, seed, progress=show, variety=options.variety,
                       setting=setting)
         made.append(path)
     if dist.is_initialized():

@@ -59,9 +59,9 @@ class Setting(NamedTuple):
 PLAIN = Setting()
 """Nothing else."""
 
-SHAPES = (4 / 3, 16 / 9, 3 / 4)
+SHAPES = (4 / 3, 16 / 9, 3 / 4, 9 / 16)
 """Of cameras, width over height; drawn as often as `_OFTEN` says."""
-_OFTEN = (0.5, 0.44, 0.06)
+_OFTEN = (0.48, 0.42, 0.05, 0.05)
 
 
 def _check(size, fps):
@@ -93,11 +93,11 @@ class Stage:
         self.size = w, h = size
         scale = 2 if max(w, h) <= 192 else 1  # small pictures are drawn at twice the size
         H = h * scale
-        W = round(H * SHAPES[rng.choice(3, p=_OFTEN)]) if setting.cameras else w * scale
+        W = round(H * SHAPES[rng.choice(len(SHAPES), p=_OFTEN)]) if setting.cameras else w * scale
         self.drawn = W, H
         self.look = Look(rng)
         focal = H * rng.uniform(1.05, 1.25)
-        distance = float(np.exp(rng.uniform(np.log(2.2), np.log(6.0))))  # a hand is a fifth to a half of the picture's height
+        distance = float(np.exp(rng.uniform(np.log(1.8), np.log(6.0))))  # a hand is 0.19 to 0.64 of the picture's height
         self.half_w, self.half_h = W / focal * distance / 2, H / focal * distance / 2
         self.camera = Camera(focal, (W / 2, H / 2), distance)
         self.margin = mx, my = int(W * 0.08), int(H * 0.08)

@@ -309,15 +309,15 @@ class Actor:
         # The fist lies on its side, palm or back to the camera; the thumb points up, or down.
         back = self.chance(0.4)
         roll = (-90 if up else 90) * (-1 if back else 1)
-        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-22, 22), pitch=self.between(-15, 20),
-                    roll=roll + self.between(-14, 14), flex=THUMB_ONLY, spread=0.0,
+        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-35, 35), pitch=self.between(-20, 25),
+                    roll=roll + self.between(-24, 24), flex=THUMB_ONLY, spread=0.0,
                     thumb=self.between(1.1, 1.5),  # square to the fingers
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))
         return self.still(label, base, self.lasting(0.6, 3.5), "up" if up else "down")
 
     def stop(self, label):
-        base = pose(**self.centre(0.35, 0.2), **self.angles(14, 10, 10), flex=OPEN, spread=self.between(0.0, 0.35),
+        base = pose(**self.centre(0.35, 0.2), **self.angles(25, 15, 18), flex=OPEN, spread=self.between(0.0, 0.5),
                     thumb=self.between(0.2, 0.7), elbow=self.elbow())
         return self.still(label, base, self.lasting(0.6, 3.5), "palm")
 
