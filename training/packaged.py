@@ -2,8 +2,9 @@
 
     python -m tsm_edge.training.packaged --init features.pth --people people.npz --photos DIR --output runs/packaged
 
-First a short run on calm pictures, then the long one, then the settings of the events on a rendered stream, then the weights in
-16 bits. A run that was stopped goes on where it was. The model card says what the inputs were and where they come from.
+First a short run on calm pictures, then two long ones on other clips each, then the settings of the events on a rendered stream,
+then the weights in 16 bits. A run that was stopped goes on where it was. The model card says what the inputs were and where they come
+from.
 """
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ from tsm_edge import cli
 from tsm_edge.errors import CheckFailedError
 
 COMMON = ("--data gestures --gesture-set webcam --frames 16 --seconds 2 --resize squash --mirror --batch 24 --optimizer adamw "
-          "--lr-batch 24 --weight-decay 0.02 --dropout 0.1 --warmup-epochs 0.2 --lr 2e-3 --ema 0.998 --frame-loss 0.5 --freeze 3 "
+          "--lr-batch 24 --weight-decay 0.02 --dropout 0.1 --warmup-epochs 0.2 --ema 0.998 --frame-loss 0.5 --freeze 3 "
           "--disguise 0.25 --threads 1")
-CALM = "--width 1.0 --input-size 112x84 --variety 0 --clips-per-class 250 --hand-loss 0.5 --hand-epochs 1 --epochs 4"
-FULL = "--clips-per-class 1200 --hand-loss 0.3 --epochs 5"
+CALM = "--width 1.0 --input-size 112x84 --variety 0 --clips-per-class 250 --hand-loss 0.5 --hand-epochs 1 --epochs 4 --lr 2e-3"
+FULL = "--hand-loss 0.3 --epochs 2 --lr 2e-3"
+LAST = "--hand-loss 0.3 --epochs 3 --lr 1.5e-3 --render-seed 1 --stutter 0.15"
+CLIPS = 1200  # of a class, in each of the long runs
 STREAM = "1200"  # seconds
 NAME = "gestures"
 
@@ -32,24 +35,21 @@ def parser():
     p.add_argument("--photos", nargs="*", default=[], metavar="DIR", help="folders of more photographs")
     p.add_argument("--output", default="runs/packaged", metavar="DIR", help="folder of the runs (default: runs/packaged)")
     p.add_argument("--processes", type=int, default=2, metavar="N", help="processes that train; other numbers, other weights (default: 2)")
-    p.add_argument("--clips-per-class", type=int, metavar="N", help="of the long run, to try the way with fewer (default: 1200)")
-    p.add_argument("--epochs", type=int, metavar="N", help="of the long run (default: 5)")
+    p.add_argument("--clips-per-class", type=int, default=CLIPS, metavar="N", help="of the long runs, to try the way (default: 1200)")
     return p
 
 
 def commands(args):
     """The command lines, in order."""
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(args.processes), "-m", "tsm_edge.training.train"]
-    calm, full, folder = (str(Path(args.output) / name) for name in ("calm", "full", "gestures.pth"))
-    photos = ["--photos", *args.photos] if args.photos else []
-    changed = {"--clips-per-class": args.clips_per_class, "--epochs": args.epochs}
-    more = [[name, str(value)] for name, value in changed.items() if value is not None]
+    calm, full, last, made = (str(Path(args.output) / name) for name in ("calm", "full", "last", "gestures.pth"))
+    real = ["--people", args.people, *(["--photos", *args.photos] if args.photos else []), "--clips-per-class", str(args.clips_per_class)]
     return [
         [*run, *COMMON.split(), *CALM.split(), "--init", args.init, "--output", calm],
-        [*run, *COMMON.split(), *FULL.split(), *sum(more, []), "--init", f"{calm}/final.pth", "--people", args.people, *photos,
-         "--output", full],
-        [sys.executable, "-m", "tsm_edge.training.evaluate.run", f"{full}/final.pth", "--data", "gestures", "--clips-per-class", "10",
-         "--stream", STREAM, "--tune-events", folder],
+        [*run, *COMMON.split(), *FULL.split(), *real, "--init", f"{calm}/final.pth", "--output", full],
+        [*run, *COMMON.split(), *LAST.split(), *real, "--init", f"{full}/final.pth", "--output", last],
+        [sys.executable, "-m", "tsm_edge.training.evaluate.run", f"{last}/final.pth", "--data", "gestures", "--clips-per-class", "10",
+         "--stream", STREAM, "--tune-events", made],
     ]
 
 
@@ -60,7 +60,7 @@ def main(argv=None):
 def _main(argv):
     args = parser().parse_args(argv)
     cli.echo(vars(args))
-    cli.check_ranges(args, {"processes": (1, 64)})
+    cli.check_ranges(args, {"processes": (1, 64), "clips_per_class": (1, 100_000)})
     for command in commands(args):
         print("$ " + " ".join(command), file=sys.stderr, flush=True)
         code = subprocess.run(command, stdout=sys.stderr).returncode

@@ -36,8 +36,8 @@ class ClipOptions:
 
     data, val_data : "gestures" (rendered), a folder or a list file. root : where a list's paths start. classes : file of names.
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
-    seconds, gesture_set, clips_per_class, clip_size, variety, photos, people, render_seed : of rendered gestures. resize : how the network's input is
-    cut from a picture, "crop" or "squash". disguise, stutter : see augment. rate_jitter : see
+    seconds, gesture_set, clips_per_class, clip_size, variety, photos, people, render_seed : of rendered gestures. resize : how the
+    network's input is cut from a picture, "crop" or "squash". disguise, stutter : see augment. rate_jitter : see
     sampling.Sampler. mix : rendered clips for each of one's own. mirror, mirror_pairs : see augment.Mirror.
     """
 
