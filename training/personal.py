@@ -40,7 +40,7 @@ def choose_recipe(args, card, clips, names=()):
 
 
 def _batch(args, clips):
-    return max(2, min(8, clips // 2)) * args.accumulate
+    return (8 if args.mix else max(2, min(8, clips // 2))) * args.accumulate
 
 
 def classes_to_keep(before, names):

@@ -122,7 +122,7 @@ def open_data(options, rendered, chief=True):
 def _gestures(options, rendered, chief):
     import torch.distributed as dist
 
-    from tsm_edge.training.gestures.cache import CachedClips, prerender
+    from tsm_edge.training.gestures.cache import VERSION, CachedClips, prerender
     from tsm_edge.training.gestures.clips import Setting
     from tsm_edge.training.gestures.labels import SETS, left_out
 
@@ -144,7 +144,7 @@ def _gestures(options, rendered, chief):
         seed = options.render_seed if split == "train" else 0
         hard += f"-seed-{seed}" if seed else ""
         hard += "".join(f"-{word}" for word in ("photos", "people", "cameras") if getattr(setting, word))
-        path = rendered / f"{split}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
+        path = rendered / f"{split}-{VERSION}-{kind}-{count}x{options.frames}-{side}-{_exact(options.seconds)}s{hard}"
         if chief:
             path.parent.mkdir(parents=True, exist_ok=True)
             show = _rendering(split) if sys.stderr.isatty() else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import zlib
 
-from tsm_edge.training.gestures.cache import prerender
+from tsm_edge.training.gestures.cache import VERSION, prerender
 from tsm_edge.training.gestures.clips import Setting
 from tsm_edge.training.gestures.labels import CLASSES, left_out, slug
 
@@ -51,7 +51,7 @@ def mix_in(real, classes, options, folder):
     size = tuple(round(side * 256 / 224) for side in options.input_size)
     setting = Setting(cameras=options.resize == "squash", others=left_out(list(names.values())))
     rate = options.fps or 8.0
-    path = folder / f"mixed-{len(names)}-{options.frames}-{size[0]}x{size[1]}-{rate:g}-{options.resize}-{_hash_of(names)}"
+    path = folder / f"mixed-{VERSION}-{len(names)}-{options.frames}-{size[0]}x{size[1]}-{rate:g}-{options.resize}-{_hash_of(names)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     clips = prerender(path, "train", RENDERED, tuple(names.values()), options.frames, size, options.frames / rate, seed=90, workers=1,
                       setting=setting)

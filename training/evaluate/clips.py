@@ -156,7 +156,10 @@ def _sampler(args, model, frames, fps):
     """(Sampler, in words): as the options say, else as the model was trained, where its file tells."""
     from tsm_edge.training.data.sampling import Sampler
 
-    kind = args.sampling or model.training.get("sampling") or "uniform"
+    trained = model.training.get("sampling")
+    if model.training.get("data") == "gestures":  # rendered clips are taken as a camera would give them
+        trained = "rate"
+    kind = args.sampling or trained or "uniform"
     stride = args.sampling_stride or model.training.get("sampling_stride") or 8
     words = {"dense": f"dense, {stride} frames apart", "rate": f"{fps:g} frames a second"}.get(kind, kind)
     return Sampler(kind, frames, stride, fps), words
