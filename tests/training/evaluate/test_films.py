@@ -149,3 +149,14 @@ def test_the_command_plays_real_files(checkpoint, clips, capsys):
     found = json.loads(capsys.readouterr().out)
     kinds = found["clip_events"]
     assert len(found["results"]) == 15 and kinds["right"] + kinds["wrong"] + kinds["none"] == kinds["clips"]
+
+
+def test_animated_pictures_are_clips_too(tmp_path):
+    if not hasattr(cv2, "imwriteanimation"):
+        pytest.skip("this OpenCV writes no GIFs")
+    animation = cv2.Animation()
+    animation.frames, animation.durations = list(film("left")[..., ::-1].copy()), np.full(20, 100)
+    (tmp_path / "left").mkdir()
+    assert cv2.imwriteanimation(str(tmp_path / "left" / "a.gif"), animation)
+    found = measured(tmp_path)
+    assert found["clip_events"]["right"] == 1 and found["results"][0]["seconds"] == pytest.approx(2.0, abs=0.15)
