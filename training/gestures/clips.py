@@ -97,7 +97,7 @@ class Stage:
         self.drawn = W, H
         self.look = Look(rng)
         focal = H * rng.uniform(1.05, 1.25)
-        distance = float(np.exp(rng.uniform(np.log(1.8), np.log(6.0))))  # a hand is 0.19 to 0.64 of the picture's height
+        distance = float(np.exp(rng.uniform(np.log(2.0), np.log(6.0))))  # a hand is 0.19 to 0.58 of the picture's height
         self.half_w, self.half_h = W / focal * distance / 2, H / focal * distance / 2
         self.camera = Camera(focal, (W / 2, H / 2), distance)
         self.margin = mx, my = int(W * 0.08), int(H * 0.08)

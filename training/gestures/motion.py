@@ -309,8 +309,8 @@ class Actor:
         # The fist lies on its side, palm or back to the camera; the thumb points up, or down.
         back = self.chance(0.4)
         roll = (-90 if up else 90) * (-1 if back else 1)
-        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-35, 35), pitch=self.between(-20, 25),
-                    roll=roll + self.between(-24, 24), flex=THUMB_ONLY, spread=0.0,
+        base = pose(**self.centre(), yaw=(180 if back else 0) + self.between(-28, 28), pitch=self.between(-18, 22),
+                    roll=roll + self.between(-18, 18), flex=THUMB_ONLY, spread=0.0,
                     thumb=self.between(1.1, 1.5),  # square to the fingers
                     elbow=(-np.sign(roll) * self.between(0.8, 1.4), self.between(0.3, 0.9) * (1 if up else 0.3),
                            self.between(0.5, 1.1)))

@@ -43,10 +43,15 @@ def load(folders):
 
 
 def window(rng, photo, height, width):
-    """A part of a photograph as a picture of height x width, mirrored half of the times: uint8 [height, width, 3]."""
+    """A part of a photograph as a picture of height x width, mirrored half of the times: uint8 [height, width, 3].
+
+    A part of a third of it is as likely as the whole; small parts are from about the middle above, where heads are.
+    """
     h, w = photo.shape[:2]
-    scale = min(w / width, h / height) * rng.uniform(0.55, 1.0)  # photograph's pixels for one of the picture
-    x, y = rng.uniform(0, w - width * scale), rng.uniform(0, h - height * scale)
+    part = rng.uniform(0.33, 1.0)
+    scale = min(w / width, h / height) * part  # photograph's pixels for one of the picture
+    where = np.array([0.5, 0.3]) + rng.uniform(-1, 1, 2) * [0.2 + 0.3 * part, 0.2 + 0.5 * part]
+    x, y = np.clip(where, 0, 1) * [w - width * scale, h - height * scale]
     matrix = np.array([[1 / scale, 0, -x / scale], [0, 1 / scale, -y / scale]])
     if rng.random() < 0.5:
         matrix[0] = [-1 / scale, 0, x / scale + width - 1]
