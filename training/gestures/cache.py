@@ -29,7 +29,7 @@ from tsm_edge.files import made_beside
 from . import people, photos
 from .clips import CLASSES, PLAIN, TARGETS, GestureDataset, render_clip
 
-VERSION = 5  # of the generator: raise it when the same seed gives other pictures
+VERSION = 6  # of the generator: raise it when the same seed gives other pictures
 
 
 def _render_range(folder, first, last, names, clips, seeds, fps, size, n_frames, variety, setting):

@@ -8,7 +8,7 @@ from .track import ABSENT_Y, OPEN, Performance, Track, changed, fade, pose
 RELAXED = (0.35, 0.30, 0.36, 0.42, 0.46)
 FIST = (0.85, 0.97, 0.97, 0.97, 0.97)
 POINT = (0.8, 0.0, 0.95, 0.95, 0.95)
-KINDS = ("wander", "scratch", "circle", "grasp", "point", "raise", "pose", "reach", "hang")
+KINDS = ("wander", "scratch", "circle", "grasp", "point", "raise", "pose", "reach")
 
 
 def nothing(actor):
@@ -32,8 +32,6 @@ def _shape(actor, kind):
         return POINT
     if kind == "scratch":
         return RELAXED
-    if kind == "hang":
-        return (RELAXED, FIST, OPEN)[rng.integers(3)]
     if kind in ("raise", "reach"):
         return (RELAXED, FIST, POINT)[rng.integers(3)]
     if kind == "pose":  # any fingers, but neither all nor the thumb alone
@@ -54,16 +52,13 @@ def other(actor):
         base[1] = -actor.between(0.3, 0.7) * actor.half_h
         base[2] = 0.3
         base[3] += np.pi * actor.chance(0.6)
-    if kind == "hang":  # from above, the arm beside the body
-        base[4] = np.radians(actor.between(140, 200))
-        base[13:16] = actor.between(-0.4, 0.4), actor.between(-1.7, -1.3), actor.between(-0.2, 0.4)
     track = actor.begin(base)
     begin = track.duration
     if kind == "wander":
         _wander(actor, track, base)
     elif kind == "raise":
         track.hold(0.02)
-    elif kind in ("pose", "hang"):
+    elif kind == "pose":
         track.hold(actor.lasting(0.6, 3.0))
     elif kind == "reach":  # to something at the side, and back: slowly
         aside = changed(base, x=rng.choice([-1, 1]) * actor.half_w * actor.between(0.6, 1.1), z=actor.between(-0.2, 0.5))
