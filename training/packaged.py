@@ -19,11 +19,10 @@ from tsm_edge.errors import CheckFailedError
 COMMON = ("--data gestures --gesture-set webcam --frames 16 --seconds 2 --resize squash --mirror --batch 24 --optimizer adamw "
           "--lr-batch 24 --weight-decay 0.02 --dropout 0.1 --warmup-epochs 0.2 --ema 0.998 --frame-loss 0.5 --freeze 3 "
           "--disguise 0.25 --threads 1")
-CALM = "--width 1.0 --input-size 112x84 --variety 0 --clips-per-class 250 --hand-loss 0.5 --hand-epochs 1 --epochs 4 --lr 2e-3"
+CALM = "--width 1.0 --input-size 112x84 --variety 0 --hand-loss 0.5 --hand-epochs 1 --epochs 4 --lr 2e-3"
 FULL = "--hand-loss 0.3 --epochs 2 --lr 2e-3"
 LAST = "--hand-loss 0.3 --epochs 3 --lr 1.5e-3 --render-seed 1 --stutter 0.15"
-CLIPS = 1200  # of a class, in each of the long runs
-STREAM = "1200"  # seconds
+CLIPS, CALM_CLIPS = 1200, 250  # of a class, in each of the long runs and at most in the first
 NAME = "gestures"
 
 
@@ -36,6 +35,7 @@ def parser():
     p.add_argument("--output", default="runs/packaged", metavar="DIR", help="folder of the runs (default: runs/packaged)")
     p.add_argument("--processes", type=int, default=2, metavar="N", help="processes that train; other numbers, other weights (default: 2)")
     p.add_argument("--clips-per-class", type=int, default=CLIPS, metavar="N", help="of the long runs, to try the way (default: 1200)")
+    p.add_argument("--stream", type=float, default=1200, metavar="SECONDS", help="of the stream that sets the events (default: 1200)")
     return p
 
 
@@ -45,11 +45,12 @@ def commands(args):
     calm, full, last, made = (str(Path(args.output) / name) for name in ("calm", "full", "last", "gestures.pth"))
     real = ["--people", args.people, *(["--photos", *args.photos] if args.photos else []), "--clips-per-class", str(args.clips_per_class)]
     return [
-        [*run, *COMMON.split(), *CALM.split(), "--init", args.init, "--output", calm],
+        [*run, *COMMON.split(), *CALM.split(), "--clips-per-class", str(min(CALM_CLIPS, args.clips_per_class)), "--init", args.init,
+         "--output", calm],
         [*run, *COMMON.split(), *FULL.split(), *real, "--init", f"{calm}/final.pth", "--output", full],
         [*run, *COMMON.split(), *LAST.split(), *real, "--init", f"{full}/final.pth", "--output", last],
         [sys.executable, "-m", "tsm_edge.training.evaluate.run", f"{last}/final.pth", "--data", "gestures", "--clips-per-class", "10",
-         "--stream", STREAM, "--tune-events", made],
+         "--stream", f"{args.stream:g}", "--tune-events", made],
     ]
 
 
