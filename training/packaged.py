@@ -21,7 +21,7 @@ COMMON = ("--data gestures --gesture-set webcam --frames 16 --seconds 2 --resize
           "--disguise 0.25 --threads 1")
 CALM = "--width 1.0 --input-size 112x84 --variety 0 --hand-loss 0.5 --hand-epochs 1 --epochs 4 --lr 2e-3"
 FULL = "--hand-loss 0.3 --epochs 2 --lr 2e-3"
-LAST = "--hand-loss 0.3 --epochs 3 --lr 1.5e-3 --render-seed 1 --stutter 0.15"
+LAST = "--hand-loss 0.3 --epochs 2 --lr 1e-3 --render-seed 1 --stutter 0.15"
 CLIPS, CALM_CLIPS = 1200, 250  # of a class, in each of the long runs and at most in the first
 NAME = "gestures"
 
