@@ -71,8 +71,10 @@ def test_rest_is_no_event_and_a_gesture_is_one(model):
 
     assert [events("No gesture", seed) for seed in range(4)] == [[]] * 4
     names = [name for i, name in enumerate(model.classes) if i not in background_of(model.classes)]
-    right = [events(name, 40) == [name] for name in names]
-    assert np.mean(right) > 0.75, [name for name, good in zip(names, right) if not good]
+    found = {(name, seed): events(name, seed) for name in names for seed in (40, 41, 42, 43)}
+    assert np.mean([name in events for (name, _), events in found.items()]) > 0.8, found
+    # a palm that waits before it is pushed is a stop sign, too, and the way back from a swipe up may be one down
+    assert np.mean([events == [name] for (name, _), events in found.items()]) > 0.5, found
 
 
 def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
