@@ -41,7 +41,7 @@ def _parser():
     add("--target", metavar="NAME", help="the device; see --list-targets")
     add("--list-targets", action="store_true", help="print all targets and leave")
     add("--checkpoint", metavar="FILE", help="trained weights: the published Jester file, one of the reference "
-        "repository, of MMAction2, or our own (default: the package's own model of 19 gestures)")
+        "repository, of MMAction2, or our own (default: the package's own model of nine gestures)")
     add("--classes", metavar="FILE", help="class names, one a line, in the order of the network's outputs (default: the checkpoint's)")
     add("--output", metavar="DIR", help="folder of the bundle (default: dist/<target>)")
     add("--precision", default="fp32", metavar="NAME", help="fp32, or fp16 where the CPU computes in it (default: fp32)")
