@@ -276,7 +276,7 @@ def _open_folder(path, size, fps, flip):
     if not names:
         raise InputError("the folder holds no pictures", found=path, expected="the frames of one film: " + ", ".join(PICTURES),
                          do="check the path; of a data set name one clip")
-    names.sort(key=lambda name: [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)])
+    names.sort(key=lambda name: [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)])
     return FolderSource(path, names, flip, size, fps)
 
 

@@ -42,8 +42,25 @@ def test_a_rendered_gesture_runs_to_the_frame_limit(bundle):
     assert code == 0 and "PASSED ended by frame limit: 20 frames" in err and "{" not in out
 
 
+def test_a_folder_of_pictures_is_played_at_its_rate_and_that_is_said(bundle, tmp_path):
+    for i in range(1, 25):
+        cv2.imwrite(str(tmp_path / f"{i:05}.jpg"), np.full((48, 64, 3), 10 * i, np.uint8))
+    code, _, err = demo(bundle, "--source", tmp_path, "--headless", "--output", tmp_path / "out.mp4")
+    assert code == 0 and "12 fps (assumed: a folder does not say; --input-rate does), 24 frames" in err, err
+    assert cv2.VideoCapture(str(tmp_path / "out.mp4")).get(cv2.CAP_PROP_FPS) == pytest.approx(12)
+    code, _, err = demo(bundle, "--source", tmp_path, "--headless", "--input-rate", 6)
+    assert code == 0 and "6 fps (as --input-rate has it)" in err and "assumed" not in err
+
+
+def test_the_rate_that_is_said_for_a_file_is_the_one_that_counts(bundle, video):
+    said = cv2.VideoCapture(str(video)).get(cv2.CAP_PROP_FPS)
+    code, _, err = demo(bundle, "--source", video, "--headless", "--input-rate", 12)
+    assert code == 0 and f"12 fps (as --input-rate has it; the file says {said:.3g})" in err, err
+
+
 @pytest.mark.parametrize("arguments, words", [
     (["--source", "no.mp4", "--headless"], ["no such video"]),
+    (["--source", os.path.dirname(__file__), "--headless"], ["holds no pictures"]),
     (["--source", "/dev/video987", "--headless"], ["no such camera"]),
     (["--source", "test://swiping lift", "--headless"], ["did you mean 'Swiping Left'"]),
     (["--source", "VIDEO", "--headless", "--output", "x.gif"], [".mp4"]),

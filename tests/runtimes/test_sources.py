@@ -1,4 +1,5 @@
 """Every kind of address opens the right thing, or says what is wrong with it."""
+import os
 import sys
 from types import SimpleNamespace
 
@@ -177,6 +178,18 @@ def test_a_folder_of_pictures_is_a_film_in_the_order_of_its_numbers(tmp_path):
     slow = open_source(str(tmp_path / "clip"), fps=5, width=32, height=24)
     assert slow.fps == 5 and "assumed" not in slow.note
     assert slow.read()[0].shape == (24, 32, 3) and slow.read()[1] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".bmp", ".webp"])
+def test_pictures_of_any_kind_make_a_film(tmp_path, ending):
+    source = open_source(str(pictures(tmp_path / "clip", 3, ending)))
+    assert [round(float(image.mean()) / 10) for image, _ in read_all(source)] == [1, 2, 3]
+
+
+def test_a_number_that_is_none_does_not_end_it(tmp_path):
+    for name in ("1²3.png", "1²12.png", "a.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert [os.path.basename(path) for path in open_source(str(tmp_path))._paths] == ["1²3.png", "1²12.png", "a.png"]
 
 
 def test_folders_that_are_no_film_are_refused(tmp_path):
