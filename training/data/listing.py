@@ -186,7 +186,7 @@ def read_folder(root, classes=None, called=None):
         raise InputError(f"{root} holds folders that are no class", found=", ".join(strange[:5]),
                          expected=", ".join(classes), do="move them away, or add them to labels.txt")
     items = [Item(str(clip), find(folder.name)) for folder in folders for clip in _entries(folder) if _is_clip(clip)]
-    if not items:
+    if folders and not items:
         raise InputError(f"no clips in {root}", found=f"{len(folders)} folders without videos or frames",
                          expected=f"videos ({', '.join(VIDEO_ENDINGS[:4])}, ...) or folders of frames in them",
                          do="check the path and the endings")
@@ -257,7 +257,7 @@ def _rows(path, root):
         yield number, name, int(frames) if frames.isdecimal() else None, label or None
 
 
-def read_list(path, root=None, classes=None, first_label=0):
+def read_list(path, root=None, classes=None, first_label=0, called=None):
     """Read a list of clips: TXT or CSV (see the module's text), or Something-Something's JSON.
 
     Parameters
@@ -270,6 +270,8 @@ def read_list(path, root=None, classes=None, first_label=0):
         holds numbers.
     first_label : int
         What the list calls class 0 (1 for UCF101's trainlist).
+    called : callable, optional
+        As `read_folder` has it, of labels in words; without a label, of the clip's folder.
 
     Raises
     ------
@@ -298,20 +300,31 @@ def read_list(path, root=None, classes=None, first_label=0):
         else:
             folders = [Path(row[1]).parent.name for row in rows if row[3] is None]
             classes = sorted(set(known) | {f for f in folders if f})
-    find = class_finder(classes) if classes else lambda name: None
-    items = []
+    return _listed(path, root, rows, classes or [], first_label if numeric else None, called), classes
+
+
+def _listed(path, root, rows, classes, first_label, called):
+    """Items of a list's rows. first_label : number of class 0, None where labels are names."""
+    find = called or (class_finder(classes) if classes else lambda name: None)
+    items, without = [], []
     for number, name, n_frames, label in rows:
         if label is None:
             target = find(Path(name).parent.name)
+            without += [Item(name, -1)] if target is None else []
+        elif first_label is None:
+            target, expected, more = find(label), ", ".join(classes[:30]), ""
         else:
-            target = int(label) - first_label if numeric else find(label)
-            if target is None or not 0 <= target < len(classes):
-                numbers = f"{first_label} to {first_label + len(classes) - 1}"
-                raise InputError(f"{path}, line {number}: unknown class", found=f"'{label}'",
-                                 expected=numbers if numeric else ", ".join(classes[:30]),
-                                 do="check the list of classes" + ", and the number of the first label" * numeric)
+            target, expected = int(label) - first_label, f"{first_label} to {first_label + len(classes) - 1}"
+            target, more = target if 0 <= target < len(classes) else None, ", and the number of the first label"
+        if label is not None and target is None:
+            if called and first_label is None:
+                continue
+            raise InputError(f"{path}, line {number}: unknown class", found=f"'{label}'", expected=expected,
+                             do="check the list of classes" + more)
         items.append(Item(str(locate(root, name)), -1 if target is None else target, n_frames))
-    return items, classes
+    if called:
+        labelled(without, path)
+    return items
 
 
 def _something(path):
@@ -348,10 +361,10 @@ def labelled(items, name):
                          expected="a label for each", do="add the labels, or leave these clips out")
 
 
-def find_items(path, root=None, classes=None, first_label=0):
+def find_items(path, root=None, classes=None, first_label=0, called=None):
     """Items and classes of whatever is at `path`: a folder per class, or a list of clips.
 
-    `classes` may be a list of names or the path of a file that holds them.
+    `classes` may be a list of names or the path of a file that holds them; `called` as in `read_folder`.
 
     Raises
     ------
@@ -359,8 +372,8 @@ def find_items(path, root=None, classes=None, first_label=0):
     """
     path = Path(path)
     if os.path.isdir(path):
-        return read_folder(path, classes)
+        return read_folder(path, classes, called)
     if not os.path.exists(path):
         raise InputError(f"no data set at {path}", found="no such file or folder",
                          expected="a folder per class, or a list of clips", do="check the path")
-    return read_list(path, root, classes, first_label)
+    return read_list(path, root, classes, first_label, called)

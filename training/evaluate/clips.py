@@ -3,11 +3,13 @@ from __future__ import annotations
 
 import os
 import sys
+from itertools import islice
 
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes.sources import FOLDER_RATE, flip_frame
+from tsm_edge.runtimes.sources import FOLDER_RATE, flip_frame, open_source
+from tsm_edge.training.data.listing import class_finder, find_items, natural
 
 
 class WholeClips:
@@ -34,12 +36,14 @@ class Clips:
     sampling : str
         In words, how the frames were chosen.
     films : Films or None
-        The clips in full, where they are files.
+        The clips in full, where they are files, those beside that show nothing which has a name among them.
+    paths : list of str
+        Of the files.
     """
 
-    def __init__(self, read, labels, classes, fps, film=None, sampling="", films=None):
+    def __init__(self, read, labels, classes, fps, film=None, sampling="", films=None, paths=()):
         self.films, self.read, self.labels, self.classes, self.fps = films, read, np.asarray(labels), list(classes), fps
-        self.film, self.sampling = film or (lambda i, most: read(i)[:most]), sampling
+        self.film, self.sampling, self.paths = film or (lambda i, most: read(i)[:most]), sampling, list(paths)
 
     def __len__(self):
         return len(self.labels)
@@ -62,56 +66,87 @@ def open_clips(args, model):
                      sampling="rendered")
     from tsm_edge.training.data.datasets import ClipDataset
 
-    items = _items(args, model)
-    films, items = Films(items, args.flip, args.input_rate), [item for item in items if item.label >= 0]
+    everything = _items(args, model)
+    items, films = [item for item in everything if item.label >= 0], Films(everything, args.flip, args.input_rate)
+    if films.assumed:
+        print(f"folders of frames do not say their rate: {FOLDER_RATE:g} frames a second assumed (--input-rate FPS says another)",
+              file=sys.stderr)
     if not items:
         return Clips(None, [], model.classes, fps or 12.0, films=films)
     fps = fps or 12.0
     sampler, sampling = _sampler(args, model, frames, fps)
-    data = ClipDataset(items, lambda n, rng, rate: sampler(n, rng, args.input_rate or rate), train=False, unreadable="none")
+    data = ClipDataset(items, lambda n, rng, rate: sampler(n, rng, args.input_rate or rate), train=False, unreadable="none",
+                       clip_fps=FOLDER_RATE)
     good = [i for i in range(len(data)) if data[i] is not None]
     if data.report():
         print(data.report(), file=sys.stderr)
     if not good:
         raise InputError(f"no clip of {args.data} can be read", found=f"{len(data)} unreadable", expected="readable clips",
                          do="check the path")
-    return Clips(lambda i: flip_clip(data[good[i]][0], args.flip), [items[i].label for i in good], model.classes, fps,
-                 lambda i, most: films.read(items[good[i]].path, fps)[0][:most], sampling, films)
+    films.leave_out(data.skipped())
+    items = [items[i] for i in good]
+    return Clips(lambda i: flip_clip(data[good[i]][0], args.flip), [item.label for item in items], model.classes, fps,
+                 lambda i, most: np.stack([frame for frame, _ in islice(films.film(items[i].path, fps), most)]), sampling, films,
+                 [item.path for item in items])
+
+
+class Film:
+    """A clip in full, read as tsm-demo reads it; to be iterated over: (uint8 [h, w, 3] RGB, seconds from 0), one in memory at a time.
+
+    rate : frames a second that the file really has, None: as it says. fps : as a camera of that rate gives it, frames left out or shown
+    twice; None: the file's own frames. After the last frame `fps` is the rate of what came, `seconds` how long it was.
+
+    Raises
+    ------
+    InputError
+        While it is read.
+    """
+
+    def __init__(self, path, flip="none", rate=None, fps=None):
+        self.path, self._flip, self._rate, self._camera, self.fps, self.seconds = path, flip, rate, fps, fps, 0.0
+
+    def __iter__(self):
+        frame, count, shown = None, 0, 0
+        source = open_source(os.path.abspath(self.path), fps=self._rate, flip=self._flip)
+        try:
+            for picture, time in iter(source.read, None):
+                while self._camera and count and shown / self._camera + 1e-3 < time:
+                    yield frame, shown / self._camera  # still the one before
+                    shown += 1
+                frame, count, last = np.ascontiguousarray(picture[..., ::-1]), count + 1, time
+                if not self._camera:
+                    yield frame, time
+        finally:
+            source.close()
+        if not count:
+            raise InputError(f"{self.path} has no frames", found="none could be decoded", expected="at least one",
+                             do="take it out of the data set")
+        own = source.fps or ((count - 1) / last if last > 0 else FOLDER_RATE)
+        self.seconds, self.fps = last + 1 / own, self._camera or own
+        while self._camera and shown / self._camera + 1e-3 < self.seconds:
+            yield frame, shown / self._camera
+            shown += 1
 
 
 class Films:
-    """Clips in full, as a camera would give them.
+    """Clips in full.
 
     items : list of listing.Item; label -1: nothing that has a name. flip : one of sources.FLIPS. rate : frames a second of the files,
-    None: what they say (12 for folders of frames).
+    None: what they say (12 for folders of frames; `assumed`: whether there are such). bad : {path: why} of what cannot be read.
     """
 
     def __init__(self, items, flip="none", rate=None):
-        self.items, self.flip, self.rate = items, flip, rate
+        self.items, self.flip, self.rate, self.bad = items, flip, rate, {}
+        self.assumed = not rate and any(os.path.isdir(item.path) for item in items)
 
-    def read(self, path, fps=None):
-        """(uint8 [n, h, w, 3] RGB, frames a second); `fps`: at that rate, frames left out or shown twice.
+    def leave_out(self, bad):
+        """Never give these again: {path: why}."""
+        self.bad.update(bad)
+        self.items = [item for item in self.items if item.path not in self.bad]
 
-        Raises
-        ------
-        InputError
-        """
-        from tsm_edge.training.data.datasets import UnreadableClip, read_clip
-
-        told = []
-
-        def sample(count, rate):
-            told.append(self.rate or rate or FOLDER_RATE)
-            if not fps:
-                return np.arange(count)
-            return np.minimum(np.arange(max(1, round(count * fps / told[-1]))) * (told[-1] / fps) + 1e-6, count - 1).astype(np.int64)
-
-        try:
-            frames = read_clip(path, sample)
-        except UnreadableClip as error:
-            raise InputError(f"cannot read all of {path}", found=error, expected="a readable clip",
-                             do="repair it or take it out of the data set") from error
-        return flip_clip(frames, self.flip), float(fps or told[-1])
+    def film(self, path, fps=None):
+        """The `Film` of a path."""
+        return Film(path, self.flip, self.rate, fps)
 
 
 def flip_clip(clip, flip):
@@ -119,37 +154,55 @@ def flip_clip(clip, flip):
     return clip if flip == "none" else np.stack([flip_frame(np.ascontiguousarray(frame), flip) for frame in clip])
 
 
+class Names:
+    """Which class folders and labels stand for: as --map says, else by name. `names(name)` is the class's index, -1: nothing that has a
+    name, None: it is left out. Remembers what it was asked.
+
+    Raises
+    ------
+    InputError
+        A pair that cannot be.
+    """
+
+    def __init__(self, classes, pairs=()):
+        self._find, self._mapped, self._asked, self.strange = class_finder(classes), {}, set(), []
+        for pair in pairs:
+            name, equals, wanted = pair.partition("=")
+            index = {"-": None, "none": -1}.get(wanted, self._find(wanted))
+            if not equals or not name or index is None and wanted != "-" or self._mapped.get(name, index) != index:
+                raise InputError("--map cannot be used", found=pair + " after another" * (name in self._mapped),
+                                 expected="FOLDER=CLASS, FOLDER=none (nothing named happens) or FOLDER=- (left out), each folder once; "
+                                 f"classes: {', '.join(classes)}", do="correct it")
+            self._mapped[name] = index
+
+    def __call__(self, name):
+        self._asked.add(name)
+        index = self._mapped[name] if name in self._mapped else self._find(name)
+        if index is None and name not in self._mapped and name not in self.strange:
+            self.strange.append(name)
+        return index
+
+    def check(self):
+        """Say what was left out; refuse a mapped name that nothing is called by."""
+        missing = [name for name in self._mapped if name not in self._asked]
+        if missing:
+            raise InputError("--map names what is not there", found=", ".join(missing),
+                             expected=", ".join(sorted(self._asked, key=natural)) or "a folder, or a label in words", do="correct it")
+        if self.strange:
+            print(f"left out, no classes of the model: {', '.join(self.strange)} (--map '{self.strange[0]}=CLASS' says what it shows, "
+                  "=none that nothing named happens)", file=sys.stderr)
+
+
 def _items(args, model):
     """The clips that --data names, as --map has it; what is left out is said."""
-    from tsm_edge.training.data.listing import class_finder, find_items, labelled, natural, read_folder
-
-    find, mapped = class_finder(model.classes), {}
-    for pair in args.map:
-        folder, equals, name = pair.partition("=")
-        if not equals or name not in ("-", "none") and find(name) is None:
-            raise InputError("--map cannot be used", found=pair, expected="FOLDER=CLASS, FOLDER=none (nothing named happens) or FOLDER=- "
-                             f"(left out); classes: {', '.join(model.classes)}", do="correct it")
-        mapped[folder] = {"-": None, "none": -1}.get(name, find(name))
-    if not os.path.isdir(args.data):
-        if mapped:
-            raise InputError("--map is for a folder of folders", found=f"--data {args.data}", expected="a folder per class",
-                             do="name the classes in the list")
-        items, _ = find_items(args.data, args.root, list(model.classes))
-        labelled(items, args.data)
-        return items
-    there = sorted((e.name for e in os.scandir(args.data) if e.is_dir() and not e.name.startswith(".")), key=natural)
-    missing = [folder for folder in mapped if folder not in there]
-    if missing:
-        raise InputError("--map names a folder that is not there", found=", ".join(missing), expected=", ".join(there) or "folders",
-                         do="correct it")
-    strange = [name for name in there if name not in mapped and find(name) is None]
-    if strange:
-        print(f"left out, no classes of the model: {', '.join(strange)} (--map {strange[0]}=CLASS, or =none where nothing named "
-              "happens)", file=sys.stderr)
-    if there and len(strange) == len(there):
-        raise InputError(f"no folder of {args.data} is a class of the model", found=", ".join(strange[:8]),
-                         expected=", ".join(model.classes), do=f"say what they are: --map '{strange[0]}={model.classes[0]}' ...")
-    return read_folder(args.data, list(model.classes), lambda name: mapped[name] if name in mapped else find(name))[0]
+    names = Names(model.classes, args.map)
+    items, _ = find_items(args.data, args.root, list(model.classes), called=names)
+    names.check()
+    if not items:
+        first = names.strange[0] if names.strange else "FOLDER"
+        raise InputError(f"nothing in {args.data} is a class of the model", found=", ".join(names.strange[:8]) or "--map leaves all out",
+                         expected=", ".join(model.classes), do=f"say what they are: --map '{first}={model.classes[0]}' ...")
+    return items
 
 
 def _sampler(args, model, frames, fps):

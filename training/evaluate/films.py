@@ -1,54 +1,90 @@
 """Whole clips played to a model as a camera would give them: which events it makes of them."""
 from __future__ import annotations
 
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
 
-from tsm_edge.card import background_of
+from tsm_edge.cli import columns
+from tsm_edge.errors import InputError
 
 
 class Outcome(NamedTuple):
     """What became of one clip.
 
-    label : class that is shown, None: nothing that the model has a name for, or a background class. events : [(seconds, label), ...],
-    the starts. seconds : how long it was. result : "right" (an event of the label), "wrong" (events, none of them right), "none".
+    label : class that it shows, None: nothing that has a name. answer : class that top-1 counts, None: it was not asked. whole : class
+    with the greatest mean of logits over all frames that the model took. events : [(seconds, label), ...], the starts.
+    seconds : how long it was; steps : how many frames the model took. other : an event is a false one, whatever it is called (nothing
+    that has a name, or a background class). result : "right" (an event of the label), "wrong" (events, none of them right), "none";
     mixed : beside a right event a wrong one.
     """
 
     path: str
     label: str | None
+    answer: str | None
+    whole: str
     events: list
     seconds: float
+    steps: int
+    other: bool
     result: str
     mixed: bool
 
 
-def play(model, frames, fps, hold_last=0.0):
-    """[(seconds, label), ...] of the events that start while a model sees a film.
+def play(model, film, hold_last=0.0):
+    """(events [(seconds, label), ...] as they start, sum of the logits [classes], number of frames taken) of a model that sees a film.
 
     The stream is a new one; it takes and leaves frames by their times, as the demo's does.
 
-    frames : uint8 [n, h, w, 3] RGB; fps : their rate; hold_last : so many seconds the last frame is shown again and again
+    film : clips.Film; hold_last : so many seconds the last frame is shown again and again
     """
-    events, found, stream = model.events(fps), [], model.stream()
-    for i in range(len(frames) + round(hold_last * fps)):
-        result = stream.step(np.ascontiguousarray(frames[min(i, len(frames) - 1)]), i / fps)
-        if not result.skipped:
-            found += [(e.start, e.label) for e in events.update(result, i / fps, i) if e.kind == "start"]
-    stream.close()
-    return found
+    events, found, total, steps = model.events(), [], np.zeros(len(model.classes)), 0
+
+    def held():
+        for frame, time in film:
+            yield frame, time
+        for i in range(round(hold_last * film.fps)):
+            yield frame, time + (i + 1) / film.fps
+
+    with closing(model.stream()) as stream:
+        for i, (frame, time) in enumerate(held()):
+            result = stream.step(frame, time)
+            if not result.skipped:
+                found += [(e.start, e.label) for e in events.update(result, time, i) if e.kind == "start"]
+                total, steps = total + result.logits, steps + 1
+    return found, total, steps
 
 
-def outcome(model, path, label, frames, fps, hold_last=0.0):
-    """`Outcome` of one clip. label : index of its class, -1: nothing named."""
-    rest = background_of(model.classes)
-    merged = {int(a): int(b) for a, b in (model.manifest["events"].get("merge") or {}).items()}
-    name = model.classes[merged.get(label, label)] if label >= 0 and label not in rest else None
-    events = play(model, frames, fps, hold_last)
-    right = [what == name for _, what in events]
+def outcome(model, item, film, hold_last=0.0, answer=None):
+    """`Outcome` of one clip. item : listing.Item; answer : see there."""
+    rule = model.manifest["events"]
+    index = {int(a): int(b) for a, b in (rule.get("merge") or {}).items()}.get(item.label, item.label)
+    other = item.label < 0 or index in [int(i) for i in rule.get("background") or ()]
+    events, total, steps = play(model, film, hold_last)
+    right = [not other and what == model.classes[index] for _, what in events]
     result = "right" if any(right) else "wrong" if events else "none"
-    return Outcome(str(path), name, events, len(frames) / fps + hold_last, result, any(right) and not all(right))
+    label = model.classes[item.label] if item.label >= 0 else None
+    return Outcome(str(item.path), label, answer, model.classes[int(total.argmax())], events, film.seconds + hold_last, steps, other,
+                   result, any(right) and not all(right))
+
+
+def outcomes(model, whole, fps=None, hold_last=0.0, answers=None):
+    """[`Outcome`, ...] of clips.Films as a camera of `fps` gives them (None: the files' own frames). What cannot be read is left out
+    of them from then on.
+
+    answers : {path: class}, see `Outcome`
+    """
+    out = []
+    for item in list(whole.items):
+        try:
+            out.append(outcome(model, item, whole.film(item.path, fps), hold_last, (answers or {}).get(item.path)))
+        except InputError as error:
+            whole.leave_out({item.path: f"{error.problem}: {error.found}"})
+    if not out:
+        raise InputError("no clip can be played", found="; ".join(list(whole.bad.values())[:3]), expected="readable clips",
+                         do="check paths and formats")
+    return out
 
 
 def figures(outcomes):
@@ -58,14 +94,16 @@ def figures(outcomes):
     -------
     dict
         clips, right, wrong, mixed, none : of clips with a named gesture; false_events, false_seconds, false_per_minute : of the others
-        (false_per_minute is None without any).
+        (false_per_minute is None without any); whole_top1 : share of clips of classes whose `whole` is right (None without any);
+        steps_per_second : how many frames the model took.
     """
-    named = [o for o in outcomes if o.label is not None]
-    others = [o for o in outcomes if o.label is None]
+    named, others = [o for o in outcomes if not o.other], [o for o in outcomes if o.other]
     false, seconds = sum(len(o.events) for o in others), sum(o.seconds for o in others)
+    whole = [o.whole == o.label for o in outcomes if o.label is not None]
     return {"clips": len(named), **{kind: sum(o.result == kind for o in named) for kind in ("right", "wrong", "none")},
             "mixed": sum(o.mixed for o in named), "false_events": false, "false_seconds": seconds,
-            "false_per_minute": 60 * false / seconds if seconds else None}
+            "false_per_minute": 60 * false / seconds if seconds else None, "whole_top1": sum(whole) / len(whole) if whole else None,
+            "steps_per_second": sum(o.steps for o in outcomes) / sum(o.seconds for o in outcomes)}
 
 
 def sentence(found):
@@ -81,9 +119,23 @@ def sentence(found):
     return text
 
 
-def table(outcomes):
-    """Rows of text, one a clip, the first of them the header."""
-    rows = [("clip", "shows", "event", "events")]
-    for o in outcomes:
-        rows.append((o.path, o.label or "-", o.result, ", ".join(f"{what} at {when:.1f} s" for when, what in o.events)))
-    return rows
+def by_rate(own, rates):
+    """Lines of a table, a row a camera: figures of the files as they are, and {frames a second: figures}."""
+    rows = [("camera", "taken a second", "top-1 of whole clips", "right event", "wrong", "none", "false a minute")]
+    for name, found in [("as filmed", own), *((f"{fps} fps", found) for fps, found in rates.items())]:
+        share = "-" if found["whole_top1"] is None else f"{found['whole_top1']:.0%}"
+        right = f"{found['right']} of {found['clips']}" if found["clips"] else "-"
+        false = "-" if found["false_per_minute"] is None else f"{found['false_per_minute']:.1f}"
+        rows.append((name, f"{found['steps_per_second']:.1f}", share, right, str(found["wrong"]), str(found["none"]), false))
+    return columns(rows)
+
+
+def per_clip(results):
+    """Lines of a table, a row a clip: dicts of `Outcome`, or path, label and answer alone (networks that see whole clips)."""
+    played = any("events" in row for row in results)
+    rows = [("clip", "shows", "answer", *(("event", "events") if played else ()))]
+    for row in results:
+        named = (row["path"], row["label"] or "-", row["answer"] or "-")
+        events = ", ".join(f"{what} at {when:.1f} s" for when, what in row["events"]) if played else ""
+        rows.append((*named, *(("false" if row["other"] and row["events"] else row["result"], events) if played else ())))
+    return columns(rows)

@@ -61,10 +61,10 @@ def print_figures(result, per_clip=False):
         print("\n" + streams.sentence(result["stream"]))
     if "clip_events" in result:
         print("\nplayed as a camera would give them: " + films.sentence(result["clip_events"]))
-        for fps, found in result["rates"].items():
-            print(f"at {fps} frames a second: {films.sentence(found)}")
+        if result["rates"]:
+            print("", *films.by_rate(result["clip_events"], result["rates"]), sep="\n")
     if per_clip and "results" in result:
-        print("", *columns(films.table([films.Outcome(**row) for row in result["results"]])), sep="\n")
+        print("", *films.per_clip(result["results"]), sep="\n")
     print()
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tsm_edge import cli
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes.sources import FLIPS
+from tsm_edge.runtimes.sources import FLIPS, FOLDER_RATE
 
 from . import films, scores, streams
 from .clips import Clips, WholeClips, open_clips, picture_size
@@ -53,13 +53,15 @@ def parser():
     data.add_argument("--seed", type=int, default=0, metavar="N", help="of rendered clips, and of the order in a stream (default: 0)")
 
     own = p.add_argument_group("clips of your own")
-    own.add_argument("--map", nargs="+", default=[], metavar="FOLDER=CLASS",
-                     help="what folders show that are not called like a class; =none: nothing named, any event is false; =-: left out")
+    own.add_argument("--map", nargs="+", action="extend", default=[], metavar="FOLDER=CLASS",
+                     help="what folders (in a list: labels) show that are not called like a class; =none: nothing named, any event is "
+                     "false; =-: left out")
     own.add_argument("--flip", default="none", metavar="NAME", help="turn or mirror what is read: horizontal for films of a camera that "
                      "mirrors (default: none)")
     own.add_argument("--input-rate", type=float, metavar="FPS",
                      help="frames a second that the files really have (default: what they say; folders of frames: 12)")
-    own.add_argument("--fps", type=float, nargs="+", default=[], metavar="FPS", help="also play the clips at these cameras' rates")
+    own.add_argument("--fps", type=float, nargs="+", action="extend", default=[], metavar="FPS",
+                     help="also play the clips at these cameras' rates")
     own.add_argument("--hold-last", type=float, default=0.0, metavar="SECONDS",
                      help="show the last frame of a clip so much longer (default: 0)")
     own.add_argument("--per-clip", action="store_true", help="a line for each clip")
@@ -94,6 +96,7 @@ def _main(argv):
     model = open_model(args)
     past = check_model(args, model)
     clips = open_clips(args, model)
+    check_clips(args, clips)
     result = {"model": str(args.model), "engine": model.engine, "shift": model.shift, "sampling": clips.sampling, "clips": len(clips)}
     if len(clips):
         result.update(evaluate(model, clips, backwards=args.backwards, opposites=_pairs(args.opposites)))
@@ -107,8 +110,9 @@ def _main(argv):
         stream = streams.rendered(model, args.stream, picture_size(args, model), args.seed, args.split) if args.data == "gestures" \
             else streams.joined(model, clips, args.stream, args.seed)
         result["stream"] = stream.figures(model.manifest["events"])
-    if clips.films and model.shift == "online":
-        result.update(_play(args, model, clips.films))
+    answers = result.pop("answers", [])
+    if clips.films:
+        result.update(_each(args, model, clips, answers))
     if args.confusion:
         write_confusion(args.confusion, np.array(result["confusion"]), model.classes)
     if args.attention:
@@ -131,14 +135,26 @@ def _verdict(args, result):
     return 0 if passed else 1
 
 
-def _play(args, model, whole):
-    """What comes of the clips in full: {"events": figures, "results": a row a clip, "rates": {fps: figures}}."""
-    def at(fps):
-        return [films.outcome(model, item.path, item.label, *whole.read(item.path, fps), args.hold_last) for item in whole.items]
-
-    own = at(None)
-    return {"clip_events": films.figures(own), "results": [o._asdict() for o in own],
-            "rates": {f"{fps:g}": films.figures(at(fps)) for fps in args.fps}}
+def _each(args, model, clips, answers):
+    """What comes of each file: {"results": a row a clip, "unreadable": {path: why}, "assumed_rate"}; of an online model that is played
+    the clips in full also {"clip_events": figures, "rates": {fps: figures}}."""
+    whole, found = clips.films, {}
+    if model.shift == "online":
+        never = {model.classes[int(i)] for i in model.manifest["events"].get("ignore") or ()}
+        never &= {model.classes[item.label] for item in whole.items if item.label >= 0}
+        if never:
+            print(f"the model's event rule never reports {', '.join(sorted(never))}: no right event is possible there", file=sys.stderr)
+        before = set(whole.bad)
+        own = films.outcomes(model, whole, None, args.hold_last, dict(zip(clips.paths, answers)))
+        rates = {f"{fps:g}": films.figures(films.outcomes(model, whole, fps, args.hold_last)) for fps in args.fps}
+        found = {"clip_events": films.figures(own), "rates": rates}
+        rows = [o._asdict() for o in own]
+        for path in whole.bad.keys() - before:
+            print(f"not played: {path} ({whole.bad[path]})", file=sys.stderr)
+    else:
+        rows = [{"path": path, "label": clips.classes[label], "answer": answer}
+                for path, label, answer in zip(clips.paths, clips.labels, answers)]
+    return {**found, "results": rows, "unreadable": whole.bad, "assumed_rate": FOLDER_RATE if whole.assumed else None}
 
 
 def check(args):
@@ -152,8 +168,10 @@ def check(args):
     cli.choose(args.flip, FLIPS, "flip method")
     if any(not 0.1 <= fps <= 1000 for fps in args.fps):
         raise InputError("--fps cannot be used", found=", ".join(f"{fps:g}" for fps in args.fps), expected="0.1 to 1000", do="pick others")
-    if args.data == "gestures" and (args.map or args.fps or args.per_clip or args.input_rate):
-        raise InputError("rendered gestures are no files", found="--data gestures with --map, --fps, --per-clip or --input-rate",
+    given = [name for name in ("map", "flip", "input_rate", "fps", "hold_last", "per_clip")
+             if getattr(args, name) not in ([], None, 0, "none")]
+    if args.data == "gestures" and given:
+        raise InputError("rendered gestures are no files", found="--data gestures with --" + given[0].replace("_", "-"),
                          expected="a folder or a list of clips", do="leave them out, or write clips first: tsm-gestures dataset")
     if args.tune_events and not args.stream:
         raise InputError("--tune-events needs a stream", found="no --stream", expected="--stream SECONDS", do="for example --stream 600")
@@ -191,6 +209,9 @@ def check_model(args, model):
     if args.stream and model.shift != "online":
         raise InputError("only online networks run on streams", found=f"{args.model}, shift {model.shift}",
                          expected="a network trained online", do="leave --stream out")
+    if (args.fps or args.hold_last) and model.shift != "online":
+        raise InputError("only online networks are played clips as a camera gives them", found=f"{args.model}, shift {model.shift}",
+                         expected="a network trained online", do="leave --fps and --hold-last out")
     if args.attention:
         from .heat import check_request
 
@@ -203,6 +224,14 @@ def check_model(args, model):
                          expected="START:STOP in folds of channels, for a checkpoint that was trained offline",
                          do="for example --past 1:2, or leave it out")
     return int(match[1]), int(match[2])
+
+
+def check_clips(args, clips):
+    """Refuse what needs clips of classes where there are none, but only footage in which nothing has a name."""
+    needs = [name for name in ("stream", "confusion", "attention", "backwards", "past", "at_least") if getattr(args, name) not in (None, 0)]
+    if needs and not len(clips):
+        raise InputError(f"--{needs[0].replace('_', '-')} needs clips of a class", found=f"none in {args.data}, as --map has it",
+                         expected="clips of the model's classes", do="leave it out, or map a folder to a class")
 
 
 def open_model(args):
@@ -317,6 +346,7 @@ def evaluate(model, clips, *, backwards=False, opposites=()):
         "top1": scores.top_k(whole, clips.labels, 1), "top5": scores.top_k(whole, clips.labels, min(5, whole.shape[1])),
         "early": {f"{part:.0%}": scores.top_k(scores.clip_logits(logits, part), clips.labels, 1) for part in PARTS},
         "per_class": scores.per_class(table, model.classes), "confusion": table.tolist(),
+        "answers": [model.classes[i] for i in whole.argmax(1)],
     }
     if backwards:
         result["backwards"] = _backwards(model, clips, opposites)

@@ -69,60 +69,143 @@ def options(data, *more):
     return ev.parser().parse_args(["x", "--data", str(data), *map(str, more)])
 
 
-def measured(data, *more):
-    args, model = options(data, *more), Sides()
+def measured(data, *more, model=None):
+    """What is said of each clip, the answers of top-1 left out."""
+    args, model = options(data, *more), model or Sides()
     ev.check(args)
-    whole = clip_room.open_clips(args, model).films
-    return ev._play(args, model, whole)
+    clips = clip_room.open_clips(args, model)
+    ev.check_clips(args, clips)
+    return ev._each(args, model, clips, [])
 
 
-MAP = ("--map", "to-the-right=right", "nothing=none", "unknown=-")
+MAP = ("--map", "to-the-right=right", "nothing=none", "--map", "unknown=-")
 
 
 def test_events_of_whole_clips_are_counted_and_other_things_apart(data):
     found = measured(data, *MAP)
     assert found["clip_events"] == {"clips": 4, "right": 4, "wrong": 0, "none": 0, "mixed": 0, "false_events": 1,
-                                    "false_seconds": pytest.approx(20.0), "false_per_minute": pytest.approx(3.0)}
+                                    "false_seconds": pytest.approx(20.0), "false_per_minute": pytest.approx(3.0),
+                                    "whole_top1": 1.0, "steps_per_second": pytest.approx(6)}  # every other frame
     rows = {(r["path"].split("/")[-2], r["path"][-1]): r for r in found["results"]}
     assert rows["left", "0"]["events"] == [(pytest.approx(10 / 12), "left")]  # folders of frames: 12 a second
-    assert rows["nothing", "1"]["label"] is None and len(rows) == 6
+    assert rows["nothing", "1"]["label"] is None and rows["nothing", "1"]["other"] and len(rows) == 6
 
 
 def test_mirrored_and_at_other_rates(data):
-    assert measured(data, *MAP, "--flip", "horizontal")["clip_events"]["wrong"] == 4
-    found = measured(data, *MAP, "--input-rate", 5, "--fps", 2, 50)
+    mirrored = measured(data, *MAP, "--flip", "horizontal")["clip_events"]
+    assert mirrored["wrong"] == 4 and mirrored["whole_top1"] == 0
+    found = measured(data, *MAP, "--input-rate", 5, "--fps", 2, "--fps", 50)
     assert found["results"][0]["seconds"] == pytest.approx(4.0)
     assert found["rates"]["2"]["right"] == found["rates"]["50"]["right"] == 4
     assert found["rates"]["50"]["false_seconds"] == pytest.approx(48.0)
+    assert found["rates"]["2"]["steps_per_second"] == pytest.approx(2) and found["rates"]["50"]["steps_per_second"] == pytest.approx(10)
 
 
 def test_a_short_clip_can_be_held(tmp_path):
     write(tmp_path / "left" / "0", film("left", 2)[:1])
     write(tmp_path / "right" / "0", film("right", 4)[1:3])  # bright in its last frame alone, which comes too soon after the other
     assert measured(tmp_path)["clip_events"]["none"] == 2
-    assert measured(tmp_path, "--hold-last", 0.5)["clip_events"]["right"] == 1
+    found = measured(tmp_path, "--hold-last", 0.5)
+    assert found["clip_events"]["right"] == 1 and [r["seconds"] for r in found["results"]] == pytest.approx([1 / 12 + 0.5, 2 / 12 + 0.5])
+
+
+def test_an_event_of_the_last_frame_counts(tmp_path):
+    write(tmp_path / "left" / "0", film("left", 24)[:13])  # the last is the first bright one, and one of those taken
+    assert measured(tmp_path)["results"][0]["events"] == [(pytest.approx(1.0), "left")]
 
 
 def test_folders_that_are_no_class_are_said_and_left_out(data, capsys):
     model = Sides()
     whole = clip_room.open_clips(options(data), model)
     assert len(whole) == 2 and len(whole.films.items) == 2
-    assert "left out, no classes of the model: nothing, to-the-right, unknown" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "left out, no classes of the model: nothing, to-the-right, unknown (--map 'nothing=CLASS'" in said
+    assert "12 frames a second assumed" in said
     for more, words in ((("--map", "left=up"), "--map cannot be used"), (("--map", "nowhere=left"), "not there"),
-                        (("--map", "left"), "--map cannot be used")):
+                        (("--map", "left"), "--map cannot be used"), (("--map", "unknown=left", "unknown=-"), "after another")):
         with pytest.raises(TsmEdgeError, match=words):
             clip_room.open_clips(options(data, *more), model)
+    with pytest.raises(TsmEdgeError, match="nothing in .*is a class(.|\n)*leaves all out"):
+        clip_room.open_clips(options(data, "--map", *(f"{name.name}=-" for name in data.iterdir())), model)
     (data / "left").rename(data / "other")
-    with pytest.raises(TsmEdgeError, match="no folder of"):
+    with pytest.raises(TsmEdgeError, match="nothing in .*is a class"):
         clip_room.open_clips(options(data), model)
 
 
-def test_wrong_options_are_refused(data):
+def test_what_is_assumed_of_folders_is_said_only_then(data, capsys):
+    assert measured(data, *MAP)["assumed_rate"] == 12
+    capsys.readouterr()
+    assert measured(data, *MAP, "--input-rate", 12)["assumed_rate"] is None
+    assert capsys.readouterr().err == ""
+
+
+def test_labels_of_a_list_are_mapped_too(data, capsys):
+    listed = data / "list.csv"
+    listed.write_text("left/0,left\nto-the-right/0,swipe right\nnothing/1,Cooking\nunknown/0,what?\nleft/1,\n")
+    found = measured(listed, "--map", "swipe right=right", "Cooking=none")
+    assert [(r["label"], r["result"], r["other"]) for r in found["results"]] == [
+        ("left", "right", False), ("right", "right", False), (None, "wrong", True), ("left", "right", False)]
+    assert "left out, no classes of the model: what? (" in capsys.readouterr().err
+    with pytest.raises(TsmEdgeError, match="not there(.|\n)*Cooking"):
+        measured(listed, "--map", "to-the-right=right")
+
+
+def test_a_background_class_is_other_things_and_a_merged_one_the_other(tmp_path):
+    for name in ("left", "right", "rest"):
+        write(tmp_path / name / "0", film("right" if name == "rest" else name))
+    class Merging(Sides):
+        manifest = {**Sides.manifest, "events": {**SETTINGS, "background": [2], "merge": {0: 1}}}
+
+        def events(self, fps=0.0):
+            return GestureEvents(CLASSES, self.manifest["events"], fps)
+
+    found = measured(tmp_path, model=Merging())
+    rows = {row["label"]: row for row in found["results"]}
+    assert rows["left"]["events"][0][1] == "right" and rows["left"]["result"] == "right"
+    assert rows["rest"]["other"] and found["clip_events"]["false_events"] == 1 and found["clip_events"]["clips"] == 2
+
+
+def test_gestures_that_the_rule_never_reports_are_said(data, capsys):
+    class Silent(Sides):
+        manifest = {**Sides.manifest, "events": {**SETTINGS, "ignore": [1]}}
+
+    measured(data, *MAP, model=Silent())
+    assert "never reports right: no right event" in capsys.readouterr().err
+
+
+def test_a_clip_that_cannot_be_read_is_named_and_left_out(data, capsys):
+    (data / "left" / "broken.mp4").write_bytes(b"no film")
+    (data / "left" / "0" / "20.png").write_bytes(b"no picture")  # one that top-1 does not look at
+    found = measured(data, *MAP)
+    assert found["clip_events"]["clips"] == found["clip_events"]["right"] == 3
+    assert {path.split("left/")[1] for path in found["unreadable"]} == {"broken.mp4", "0"}
+    said = capsys.readouterr().err
+    assert "skipped 1 unreadable of 5 clips" in said and "not played" in said and "20.png" in said and said.count("broken.mp4") == 1
+    for path in (data / "nothing" / "0", data / "nothing" / "1"):
+        (path / "1.png").write_bytes(b"")
+    with pytest.raises(TsmEdgeError, match="no clip can be played"):
+        measured(data, "--map", "nothing=none", "left=-", "to-the-right=-", "unknown=-")
+
+
+def test_footage_without_classes_has_false_events_alone(data):
+    only = ("--map", "nothing=none", "left=-", "to-the-right=-", "unknown=-")
+    found = measured(data, *only)["clip_events"]
+    assert (found["clips"], found["false_events"], found["whole_top1"]) == (0, 1, None)
+    for more in (("--stream", 5), ("--confusion", "c.png"), ("--at-least", 0.5), ("--backwards",)):
+        args = options(data, *only, *more)
+        with pytest.raises(TsmEdgeError, match="needs clips of a class"):
+            ev.check_clips(args, clip_room.open_clips(args, Sides()))
+
+
+def test_wrong_options_are_refused(data, checkpoint):
     for more in (("--flip", "sideways"), ("--fps", "0"), ("--hold-last", "-1"), ("--at-least", "2"), ("--input-rate", "0")):
         with pytest.raises(TsmEdgeError):
             ev.check(options(data, *more))
-    with pytest.raises(TsmEdgeError, match="no files"):
-        ev.check(options("gestures", "--fps", "8"))
+    for more in (("--fps", "8"), ("--flip", "horizontal"), ("--map", "a=b"), ("--hold-last", "1"), ("--input-rate", "9"), ("--per-clip",)):
+        with pytest.raises(TsmEdgeError, match=f"no files(.|\n)*{more[0]}"):
+            ev.check(options("gestures", *more))
+    with pytest.raises(TsmEdgeError, match="only online networks are played"):
+        ev._main([str(checkpoint(shift="offline")), "--data", str(data), "--fps", "8"])
 
 
 def test_a_figure_is_a_check_only_with_a_threshold(capsys):
@@ -134,29 +217,98 @@ def test_a_figure_is_a_check_only_with_a_threshold(capsys):
     assert ev._verdict(args, {"clips": 4, "top1": 0.5}) == 0 and "PASSED" in capsys.readouterr().out
 
 
-def test_the_words_and_the_table():
-    outcomes = [films.Outcome("a", "left", [(1.0, "left"), (2.0, "right")], 3.0, "right", True),
-                films.Outcome("b", "left", [], 3.0, "none", False), films.Outcome("c", None, [(0.5, "left")], 30.0, "wrong", False)]
-    text = films.sentence(films.figures(outcomes))
-    assert text == ("right event in 1 of 2 clips (50%, 1 of them with a wrong one beside it), wrong in 0, none in 1; "
-                    "1 false events in 0.5 minutes of other things")
-    assert films.table(outcomes)[1] == ("a", "left", "right", "left at 1.0 s, right at 2.0 s")
+def test_the_words_and_the_tables():
+    outcomes = [films.Outcome("a", "left", "left", "left", [(1.0, "left"), (2.0, "right")], 3.0, 30, False, "right", True),
+                films.Outcome("b", "left", "rest", "rest", [], 3.0, 24, False, "none", False),
+                films.Outcome("c", None, None, "left", [(0.5, "left")], 30.0, 306, True, "wrong", False)]
+    figures = films.figures(outcomes)
+    assert films.sentence(figures) == ("right event in 1 of 2 clips (50%, 1 of them with a wrong one beside it), wrong in 0, none in 1; "
+                                       "1 false events in 0.5 minutes of other things")
+    rows = [line.split() for line in films.per_clip([o._asdict() for o in outcomes])]
+    assert rows[1:] == [["a", "left", "left", "right", "left", "at", "1.0", "s,", "right", "at", "2.0", "s"],
+                        ["b", "left", "rest", "none"], ["c", "-", "-", "false", "left", "at", "0.5", "s"]]
+    rows = [line.split() for line in films.by_rate(figures, {"5": figures})]
+    assert rows[2] == ["5", "fps", "10.0", "50%", "1", "of", "2", "0", "1", "2.0"] and rows[1][:2] == ["as", "filmed"]
 
 
-def test_the_command_plays_real_files(checkpoint, clips, capsys):
-    pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
-    assert ev._main([str(checkpoint()), "--data", str(clips), "--per-clip", "--json"]) == 0
+@pytest.mark.parametrize("shift", ["online", None, "offline"])
+def test_each_clip_has_its_answer(checkpoint, clips, tiny, capsys, shift):
+    assert ev._main([str(checkpoint(shift=shift)), "--data", str(clips), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    kinds = found["clip_events"]
-    assert len(found["results"]) == 15 and kinds["right"] + kinds["wrong"] + kinds["none"] == kinds["clips"]
+    rows = found["results"]
+    assert len(rows) == 15 and {row["label"] for row in rows} == set(tiny.CLASSES) and found["unreadable"] == {}
+    assert np.mean([row["answer"] == row["label"] for row in rows]) == pytest.approx(found["top1"])
+    assert all(row["label"] in row["path"] for row in rows)
+    if shift == "online":
+        kinds = found["clip_events"]
+        assert kinds["right"] + kinds["wrong"] + kinds["none"] == kinds["clips"] > 0
+    assert ("events" in rows[0]) == ("clip_events" in found) == (shift == "online")
+    assert ev._main([str(checkpoint(shift=shift)), "--data", str(clips), "--per-clip"]) == 0
+    out = capsys.readouterr().out
+    assert all(row["path"] in out for row in rows) and out.splitlines()[-1].startswith("MEASURED top-1")
 
 
-def test_animated_pictures_are_clips_too(tmp_path):
+def test_the_events_are_those_that_the_demo_reports(checkpoint, clips):
+    """The demo's way: pictures as OpenCV gives them at the source's times, and the model's own rule."""
+    import tsm_edge
+    from tsm_edge.runtimes.sources import open_source
+
+    model, some = tsm_edge.load(checkpoint(fps=12.0)), 0
+    model.manifest["events"].update(window=2, hold=1, on=0.0, off=0.0, background=[])
+    for path in sorted(clips.glob("*/000.avi")):
+        source, stream, events, wanted = open_source(str(path)), model.stream("BGR"), GestureEvents.of(model), []
+        while (got := source.read()) is not None:
+            wanted += [(e.start, e.label) for e in events.update(stream.step(*got), got[1]) if e.kind == "start"]
+        found, _, steps = films.play(model, clip_room.Film(path))
+        assert found == wanted and steps > 1
+        some += len(found)
+    assert some
+
+
+def numbers(film):
+    return [(int(frame[0, 0, 0]) // 10, round(time, 3)) for frame, time in film]
+
+
+def test_a_camera_gives_the_newest_frame_of_its_moment(tmp_path):
+    write(tmp_path / "clip", [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(10)])
+    for rate, camera in ((10, 4), (10, 25), (12, 8), (3, 30), (30, 7), (10, 10)):
+        got = clip_room.Film(tmp_path / "clip", rate=rate, fps=camera)
+        shown = [k for k in range(1000) if k * rate < 10 * camera]  # while the clip goes on
+        assert numbers(got) == [(k * rate // camera, round(k / camera, 3)) for k in shown], (rate, camera)
+        assert got.fps == camera and got.seconds == pytest.approx(10 / rate)
+
+
+def test_a_film_is_not_held_in_memory(tmp_path):
+    write(tmp_path / "clip", [np.full((4, 4, 3), 10 * i, np.uint8) for i in range(3)])
+    (tmp_path / "clip" / "3.png").write_bytes(b"no picture")
+    film = iter(clip_room.Film(tmp_path / "clip"))
+    assert [int(next(film)[0][0, 0, 0]) for _ in range(2)] == [0, 10]  # given before the last is looked at
+    with pytest.raises(TsmEdgeError, match="cannot be read"):
+        next(film)
+
+
+def test_a_film_has_red_first(tmp_path):
+    write(tmp_path / "clip", [np.full((4, 4, 3), (0, 0, 255), np.uint8)])  # OpenCV's red
+    assert next(iter(clip_room.Film(tmp_path / "clip")))[0][0, 0].tolist() == [255, 0, 0]
+
+
+def animated(path, frames, milliseconds):
     if not hasattr(cv2, "imwriteanimation"):
         pytest.skip("this OpenCV writes no GIFs")
     animation = cv2.Animation()
-    animation.frames, animation.durations = list(film("left")[..., ::-1].copy()), np.full(20, 100)
-    (tmp_path / "left").mkdir()
-    assert cv2.imwriteanimation(str(tmp_path / "left" / "a.gif"), animation)
+    animation.frames, animation.durations = list(np.ascontiguousarray(frames[..., ::-1])), np.array(milliseconds)
+    path.parent.mkdir()
+    assert cv2.imwriteanimation(str(path), animation)
+
+
+def test_animated_pictures_are_clips_too(tmp_path):
+    animated(tmp_path / "left" / "a.gif", film("left"), [100] * 20)
     found = measured(tmp_path)
     assert found["clip_events"]["right"] == 1 and found["results"][0]["seconds"] == pytest.approx(2.0, abs=0.15)
+
+
+def test_uneven_times_of_a_file_count(tmp_path):
+    animated(tmp_path / "left" / "a.gif", film("left", 4), [500, 500, 100, 100])
+    times = [time for _, time in clip_room.Film(tmp_path / "left" / "a.gif")]
+    assert times == pytest.approx([0, 0.5, 1.0, 1.1], abs=0.02)
+    assert measured(tmp_path)["results"][0]["events"] == [(pytest.approx(1.0, abs=0.02), "left")]
