@@ -165,6 +165,17 @@ def test_a_background_class_is_other_things_and_a_merged_one_the_other(tmp_path)
     assert rows["rest"]["other"] and found["clip_events"]["false_events"] == 1 and found["clip_events"]["clips"] == 2
 
 
+def test_a_wrong_event_beside_the_right_one_is_said_and_alone_it_is_wrong(tmp_path):
+    both = np.concatenate([film("left"), film("right")])
+    for name in ("left", "right"):
+        write(tmp_path / name / "0", both)
+    write(tmp_path / "right" / "1", film("left"))
+    found = measured(tmp_path)
+    assert [(row["result"], row["mixed"]) for row in found["results"]] == [("right", True), ("right", True), ("wrong", False)]
+    assert [what for _, what in found["results"][1]["events"]] == ["left", "right"]
+    assert [found["clip_events"][kind] for kind in ("clips", "right", "mixed", "wrong", "none")] == [3, 2, 2, 1, 0]
+
+
 def test_gestures_that_the_rule_never_reports_are_said(data, capsys):
     class Silent(Sides):
         manifest = {**Sides.manifest, "events": {**SETTINGS, "ignore": [1]}}
