@@ -80,7 +80,7 @@ def test_a_boards_python_verifies_the_bundle_and_recognises_the_swipe(folder, tm
     program = bundle / "device" / "tsm_edge.pyz"
     found = run("-c", "import sys, numpy, cv2; print(sys.version.split()[0], numpy.__version__, cv2.__version__)")[0].split()
     assert found[0].startswith(version) and (python is not python_3_6 or found[1:] == ["1.13.3", "4.1.1"])
-    assert run(program, "verify")[0].strip().splitlines()[-1].startswith("PASSED mobilenet_v2 by native on")
+    assert run(program, "verify")[0].strip().splitlines()[-1].startswith("PASSED gestures by native on")
     out, err = run(program, "demo", "--source", folder / "clip.mp4", "--headless", "--events", "-", "--output", "film.mp4")
     assert cv2.VideoCapture(str(tmp_path / "film.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 36 and "PASSED end of file" in err
     here = (json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines())

@@ -114,8 +114,9 @@ def sentence(found):
                 + (f", {found['mixed']} of them with a wrong one beside it" if found["mixed"] else "")
                 + f"), wrong in {found['wrong']}, none in {found['none']}")
     if found["false_seconds"]:
-        minutes = found["false_seconds"] / 60
-        text += ("; " if text else "") + f"{found['false_events']} false events in {minutes:.1f} minutes of other things"
+        seconds = found["false_seconds"]
+        length = f"{seconds / 60:.1f} minutes" if seconds >= 30 else f"{seconds:.0f} seconds"
+        text += ("; " if text else "") + f"{found['false_events']} false events in {length} of other things"
     return text
 
 

@@ -235,6 +235,7 @@ def test_the_words_and_the_tables():
     figures = films.figures(outcomes)
     assert films.sentence(figures) == ("right event in 1 of 2 clips (50%, 1 of them with a wrong one beside it), wrong in 0, none in 1; "
                                        "1 false events in 0.5 minutes of other things")
+    assert films.sentence({"clips": 0, "false_seconds": 4.4, "false_events": 0}) == "0 false events in 4 seconds of other things"
     rows = [line.split() for line in films.per_clip([o._asdict() for o in outcomes])]
     assert rows[1:] == [["a", "left", "left", "right", "left", "at", "1.0", "s,", "right", "at", "2.0", "s"],
                         ["b", "left", "rest", "none"], ["c", "-", "-", "false", "left", "at", "0.5", "s"]]
