@@ -173,5 +173,4 @@ def fill_in_steps(args, clips, world=1):
         parts = world * args.accumulate
         args.batch = max(1, min(32, clips // 4) // parts) * parts
     if args.epochs is None:
-        epochs, steps = (1, 150) if getattr(args, "mix", None) else (20, 200)
-        args.epochs = max(epochs, math.ceil(steps / max(1, clips // args.batch)))
+        args.epochs = max(1 if getattr(args, "mix", None) else 20, math.ceil(200 / max(1, clips // args.batch)))

@@ -144,7 +144,10 @@ def onnx_trace(path, inputs):
 # --- what makes a comparison proof -----------------------------------------------------------------------------------
 
 
-def check_movement(reference, name="logits move"):
+MOVES = "logits move"
+
+
+def check_movement(reference, name=MOVES):
     """Do the logits vary over the frames by at least MOVE_FACTOR tolerances? Without that, nothing is proven."""
     tolerance = tolerance_for(reference.logits)
     finite = np.isfinite(reference.logits).all()
@@ -154,6 +157,11 @@ def check_movement(reference, name="logits move"):
               f"at least {MOVE_FACTOR} are needed" if finite else "the reference's logits are not finite")
     return Check(name, PASSED if good else FAILED, None, tolerance,
                  float(np.max(np.abs(reference.logits))) if finite else None, None, len(reference.logits), detail)
+
+
+def stands_still(check):
+    """Whether a check failed because the logits hardly vary over the frames."""
+    return check.status == FAILED and check.name == MOVES
 
 
 def check_teeth(step_network, inputs, reference, name="tampered caches are caught"):

@@ -196,6 +196,35 @@ def test_frames_that_do_not_move_the_logits_are_refused(tmp_path):
     assert "logits move" in error.value.problem and "--frames" in error.value.do and os.listdir(tmp_path) == []
 
 
+def stubborn(monkeypatch, times):
+    """Have the logits stand still the first `times` that they are looked at."""
+    from tsm_edge.export.proof import traces
+
+    looked, real = [], traces.check_movement
+
+    def check(reference, *name):
+        looked.append(reference)
+        return real(dataclasses.replace(reference, logits=0 * reference.logits) if len(looked) <= times else reference, *name)
+
+    monkeypatch.setattr(traces, "check_movement", check)
+
+
+def test_other_frames_are_generated_where_the_logits_hardly_move(tmp_path, monkeypatch):
+    from tsm_edge.export.bundle import golden
+
+    stubborn(monkeypatch, 2)
+    bundle = export(tmp_path / "b", seed=7)
+    assert bundle.manifest["verification"]["status"] == "passed"
+    recorded = read_golden(open_bundle(bundle.path))["frames"]
+    assert np.array_equal(recorded, golden.verification_frames(bundle.manifest, seed=9)[: len(recorded)])
+
+
+def test_frames_that_were_given_are_not_replaced(tmp_path, monkeypatch):
+    stubborn(monkeypatch, 1)
+    with pytest.raises(CheckFailedError, match="logits move"):
+        export(tmp_path / "b", frames=image_like_frames(16, (60, 60), 3, "uint8"))
+
+
 def test_wrong_class_lists_threads_precisions_and_sizes_are_refused(tmp_path):
     assert "2 names" in refused_without_trace(tmp_path, InputError, classes=["a", "b"]).found
     assert "1 to 64" in refused_without_trace(tmp_path, InputError, threads=0).expected

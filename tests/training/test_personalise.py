@@ -35,13 +35,12 @@ def test_own_gestures_from_recording_to_the_demo(tiny, tmp_path):
     own = json.loads(run("tsm-eval", "runs/mine/final.pth", "--data", "clips/", "--json"))
     assert found["engine"] == "native" and found["clips"] == 30 and found["confusion"] == own["confusion"]
     assert found["top1"] == own["top1"] == own["clip_top1"] > 0.9
-    assert found["stream"]["exactly_one"] > 0.7 and found["stream"]["false_per_minute"] <= 4  # hard cuts from clip to clip
+    assert found["stream"]["exactly_one"] > 0.7 and found["stream"]["false_per_minute"] <= 2
     events = []
     for k in range(4):
         run("tsm-demo", "dist/mine", "--source", f"clips/swipe-left/{k:04d}.mp4", "--headless", "--events", "events.jsonl")
         events += [json.loads(line) for line in open(tmp_path / "events.jsonl")]
-    labels = [event["label"] for event in events if event["event"] == "start"]
-    assert labels.count("swipe-left") >= 3 and len(labels) - labels.count("swipe-left") <= 1, labels  # the way back may be another
+    assert {event["label"] for event in events if event["event"] == "start"} == {"swipe-left"}
 
 
 def test_without_the_default_model_the_export_says_what_to_do(monkeypatch, tmp_path):
