@@ -2,7 +2,6 @@
 import argparse
 import functools
 import os
-import re
 import signal
 import sys
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from tsm_edge.default import own_bundle
 from tsm_edge.errors import InputError
 from tsm_edge.runtimes import CHECKPOINTS, ENGINES, load
 from tsm_edge.runtimes.sources import add_options, asked_for, file_of, masked, open_source
+from tsm_edge.sides import whose
 
 EPILOG = """sources (the words of jetson-inference):
   0, /dev/video0          a USB camera               csi://0        a Jetson's CSI camera
@@ -129,10 +129,9 @@ def _run(options):
     rate = (f", {source.fps:.3g} fps" if source.fps else "") + (f" ({source.note})" if source.note else "")
     _say(f"{model.manifest.get('name', '')}: {len(model.classes)} classes, {model.engine}"
          + (f" ({model.note})" if model.note else "") + f"; {source.name}{rate}" + (f", {source.frames} frames" if source.frames else ""))
-    if any(re.search("left|right|clockwise", name, re.IGNORECASE) for name in model.classes):
-        _say("left and right are the performer's own, " + (
-            "before a camera that mirrors" if model.manifest["input"].get("camera") == "mirrored" else
-            "before a camera that does not mirror (for one that does: --input-flip horizontal, or tsm-export --mirrored-camera)"))
+    sides = whose(model.manifest)
+    if sides:
+        _say(sides)
     if not trained:
         _say("UNTRAINED: this network has random weights; its labels mean nothing.")
     with _stopping() as stop:

@@ -20,7 +20,7 @@ FLOORS = (
     ("export/kernels", "export/kernels/blocks export/kernels/generic", "export/kernels/choose", "export/kernels/write",
      "export/kernels/arm"),
 )
-PLAIN = {f"tsm_edge/{name}.py" for name in ("card", "cli", "default", "errors", "files", "jester", "manifest", "picture", "shell")}
+PLAIN = {f"tsm_edge/{name}.py" for name in ("card", "cli", "default", "errors", "files", "jester", "manifest", "picture", "shell", "sides")}
 LIBRARIES = {"torch", "torchvision", "onnx", "onnxruntime", "tvm", "cv2", "rich", "matplotlib", "PIL", "unicorn", "openvino", "ncnn", "MNN"}
 ENGINES = {"torch", "onnx", "onnxruntime", "tvm"}  # of the runtimes only runtimes/engines may import them
 MOST_LINES, LONGEST_FUNCTION, MOST_ENTRIES = 450, 60, 12

@@ -5,32 +5,26 @@ NVGesture: "Swiping Left" goes to the right of the picture. Some front cameras g
 sees then is the mirror image of the gesture, and its name the mirror image of the name: `for_mirrored_camera` exchanges them. That
 is exact for networks that were trained with mirrored clips (tsm-train --mirror), whatever hand is used.
 """
-from __future__ import annotations
-
 import re
 
-from .card import Card
 from .errors import InputError
 
 _OPPOSITE = {"left": "right", "right": "left", "leftward": "rightward", "rightward": "leftward", "leftwards": "rightwards",
              "rightwards": "leftwards", "clockwise": "counterclockwise", "counterclockwise": "clockwise", "anticlockwise": "clockwise",
              "cw": "ccw", "ccw": "cw"}
+SIDE = re.compile(r"(?<![A-Za-z])(" + "|".join(sorted(_OPPOSITE, key=len, reverse=True)) + r")(?![A-Za-z])", re.IGNORECASE)
+"""A word for a side in a class's name."""
 
 
 def _turned(name):
     def other(match):
-        word = _OPPOSITE[match[0].lower()]
-        return word.upper() if match[0].isupper() else word.capitalize() if match[0][0].isupper() else word
+        word = _OPPOSITE[match.group(0).lower()]
+        return word.upper() if match.group(0).isupper() else word.capitalize() if match.group(0)[0].isupper() else word
 
-    return re.sub(rf"(?<![A-Za-z])({'|'.join(sorted(_OPPOSITE, key=len, reverse=True))})(?![A-Za-z])", other, name, flags=re.IGNORECASE)
-
-
-def has_sides(classes):
-    """Whether a class has a side in its name."""
-    return any(_turned(name) != name for name in classes)
+    return SIDE.sub(other, name)
 
 
-def mirrored_names(classes):
+def mirrored_names(classes: "list[str]") -> "list[str]":
     """Class names with left and right, clockwise and counterclockwise exchanged, in the order of the network's outputs.
 
     Raises
@@ -48,8 +42,18 @@ def mirrored_names(classes):
     return out
 
 
-def for_mirrored_camera(card: Card) -> Card:
-    """The card of the same network behind a camera that mirrors: `camera` says so, and classes with sides are exchanged.
+def whose(manifest: dict) -> str:
+    """Whose left and right the classes of a manifest mean, in a sentence; empty where none has a side in its name."""
+    if not any(SIDE.search(name) for name in manifest["classes"]):
+        return ""
+    if manifest["input"].get("camera") == "mirrored":
+        return "Left and right are the performer's own before a camera that gives its picture as a mirror does: exported for such a one."
+    return ("Left and right are the performer's own before a camera that does not mirror: a swipe to the left goes to the right of the "
+            "picture. (For one that mirrors: --input-flip horizontal, or tsm-export --mirrored-camera.)")
+
+
+def for_mirrored_camera(card):
+    """The `Card` of the same network behind a camera that mirrors: `camera` says so, and classes with sides are exchanged.
 
     Raises
     ------

@@ -12,7 +12,7 @@ from pathlib import Path
 PROGRAM, MODULE = "tsm_edge.pyz", "tsm_device.py"
 # package -> its modules that a board gets. They ask each other, Python 3.6, numpy 1.13 and (at call) OpenCV 4.1 and engines.
 MODULES = {
-    "tsm_edge": ("__init__", "cli", "default", "errors", "manifest", "picture"),
+    "tsm_edge": ("__init__", "cli", "default", "errors", "manifest", "picture", "sides"),
     "tsm_edge.runtimes": ("__init__", "bench", "bundle", "capture", "events", "interface", "library", "preprocess", "sources", "verify"),
     "tsm_edge.runtimes.engines": ("__init__", "native", "onnx", "tvm_library"),
     "tsm_edge.demo": ("__init__", "app", "board", "cli", "heat", "overlay", "recording", "timing", "window"),

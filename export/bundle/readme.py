@@ -1,7 +1,7 @@
 """The README.md inside a bundle: what it is, whether it is proven, what to copy where and what to type."""
 from __future__ import annotations
 
-from tsm_edge.sides import has_sides
+from tsm_edge.sides import whose
 
 UNTRAINED = ("**UNTRAINED: this network has random weights. It recognises nothing; its labels mean nothing. Use it to "
              "try the machinery and to measure speed, and export again with `--checkpoint` for recognition.**")
@@ -36,18 +36,11 @@ def _verification(manifest):
     return "\n".join(lines)
 
 
-SIDES = {
-    "direct": "Left and right are the performer's own, before a camera that does not mirror: a swipe to the left goes to the right of "
-              "the picture. For a camera that gives its picture as a mirror does: `tsm-export --mirrored-camera`.",
-    "mirrored": "Exported for a camera that gives its picture as a mirror does: left and right are the performer's own there.",
-}
-
-
 def _classes(manifest):
     names, events = manifest["classes"], manifest.get("events", {})
     lines = [", ".join(names) + "."]
-    if has_sides(names):
-        lines += ["", SIDES[manifest["input"].get("camera", "direct")]]
+    if whose(manifest):
+        lines += ["", whose(manifest)]
     ignored = [names[i] for i in events.get("ignore", [])]
     merged = [f"{names[int(a)]} counts as {names[b]}" for a, b in events.get("merge", {}).items()]
     if ignored or merged:

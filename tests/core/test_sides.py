@@ -4,12 +4,14 @@ import pytest
 from tsm_edge.card import Card
 from tsm_edge.errors import InputError
 from tsm_edge.jester import CLASSES
-from tsm_edge.sides import for_mirrored_camera, has_sides, mirrored_names
+from tsm_edge.sides import for_mirrored_camera, mirrored_names, whose
 
 
-def test_jesters_names_are_exchanged_as_the_renderer_exchanges_them():
-    labels = pytest.importorskip("tsm_edge.training.gestures.labels")
-    assert mirrored_names(CLASSES) == [labels.MIRRORED[name] for name in CLASSES]
+def test_of_jesters_names_six_are_exchanged_and_the_others_stay():
+    turned = dict(zip(CLASSES, mirrored_names(CLASSES)))
+    pairs = {("Swiping Left", "Swiping Right"), ("Sliding Two Fingers Left", "Sliding Two Fingers Right"),
+             ("Turning Hand Clockwise", "Turning Hand Counterclockwise")}
+    assert {(a, b) for a, b in turned.items() if a < b} == pairs and all(turned[turned[name]] == name for name in CLASSES)
 
 
 @pytest.mark.parametrize("name, turned", [
@@ -17,7 +19,8 @@ def test_jesters_names_are_exchanged_as_the_renderer_exchanges_them():
     ("upright", "upright"), ("Thumb Up", "Thumb Up"), ("bright light", "bright light"),
 ])
 def test_only_sides_are_turned(name, turned):
-    assert mirrored_names([name, turned] if name != turned else [name])[0] == turned and has_sides([name]) == (name != turned)
+    assert mirrored_names([name, turned] if name != turned else [name])[0] == turned
+    assert bool(whose({"classes": [name], "input": {}})) == (name != turned)
 
 
 def test_a_class_without_its_opposite_is_refused():
@@ -33,6 +36,7 @@ def test_the_card_says_it_and_twice_is_as_before():
     assert for_mirrored_camera(turned).classes == card.classes and card.manifest()["input"]["camera"] == "direct"
     with pytest.raises(InputError, match="no left and right"):
         for_mirrored_camera(Card({"num_classes": 3}))
+    assert "does not mirror" in whose(card.manifest()) and "as a mirror does" in whose(turned.manifest())
 
 
 def test_a_mirrored_picture_gets_the_same_name_from_a_symmetric_network():

@@ -13,12 +13,12 @@ from tsm_edge.card import MEAN, STD
 from tsm_edge.errors import InputError
 from tsm_edge.picture import geometry
 from tsm_edge.picture import shorter_side as default_shorter_side
+from tsm_edge.sides import SIDE
 from tsm_edge.training.gestures.labels import MIRRORED, REVERSED, slug
 from tsm_edge.training.gestures.targets import crop_hands, mirror_hands
 
 from .listing import class_finder
 
-_SIDES = re.compile(r"(^|-)(left|right|leftwards?|rightwards?|clockwise|counterclockwise|anticlockwise)(-|$)")
 _TIMES = re.compile(r"(^|-)(left|right|up|down|in|out|away|towards?|forwards?|backwards?|clockwise|counterclockwise|"
                     r"anticlockwise|open|opening|close|closing)(-|$)")
 
@@ -63,7 +63,7 @@ def mirror_map(classes, pairs=()):
     InputError
         A class with a side in its name is not declared, or a pair names no class.
     """
-    return _label_map(classes, MIRRORED, pairs, _SIDES, "mirroring")
+    return _label_map(classes, MIRRORED, pairs, SIDE, "mirroring")
 
 
 def backwards_map(classes, pairs=()):

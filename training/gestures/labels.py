@@ -3,6 +3,7 @@
 import unicodedata
 
 from tsm_edge.jester import CLASSES
+from tsm_edge.sides import mirrored_names
 
 CORE_CLASSES = (
     "Doing other things", "Drumming Fingers", "No gesture", "Pulling Hand In", "Pushing Hand Away",
@@ -43,7 +44,7 @@ _LEFT_RIGHT = (
     ("Turning Hand Clockwise", "Turning Hand Counterclockwise"),
 )
 
-MIRRORED = _both_ways(*_LEFT_RIGHT)
+MIRRORED = dict(zip(CLASSES, mirrored_names(CLASSES)))
 """Label of the clip seen in a mirror (left and right exchanged)."""
 
 REVERSED = _both_ways(
