@@ -17,7 +17,8 @@ from pathlib import Path
 
 from tsm_edge import cli
 from tsm_edge.errors import CheckFailedError, InputError
-from tsm_edge.training.data.listing import VIDEO_ENDINGS, natural
+from tsm_edge.runtimes.sources import natural
+from tsm_edge.training.data.listing import VIDEO_ENDINGS
 
 SCRATCH = "--width 1.0 --input-size 112x84 --frames 16 --resize squash --optimizer adamw --lr 1e-3 --weight-decay 0.02 --mirror".split()
 

@@ -30,6 +30,11 @@ PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_RATE = 12.0  # frames a second of a folder of pictures, which does not say its own: Jester's
 
 
+def natural(name: str) -> "list[Any]":
+    """Sort key that counts: "img_10.jpg" comes after "img_9.jpg"."""
+    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", str(name))]
+
+
 def import_cv2():
     """The module cv2.
 
@@ -276,7 +281,7 @@ def _open_folder(path, size, fps, flip):
     if not names:
         raise InputError("the folder holds no pictures", found=path, expected="the frames of one film: " + ", ".join(PICTURES),
                          do="check the path; of a data set name one clip")
-    names.sort(key=lambda name: [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)])
+    names.sort(key=natural)
     return FolderSource(path, names, flip, size, fps)
 
 

@@ -153,7 +153,7 @@ def fill_in(args):
         from tsm_edge.default import default_checkpoint
 
         source = load_checkpoint(default_checkpoint() if args.init == "default" else args.init)
-    known, args.frames_said = source.card if source else Card({"name": "mobilenet_v2"}), args.frames is not None
+    known = source.card if source else Card({"name": "mobilenet_v2"})
     size = parse_size(args.input_size) if args.input_size else None
     card = known.but(name=args.arch, width=args.width, n_segment=args.frames, fold_div=args.fold_div, input_size=size, resize=args.resize)
     if source is not None and (card.name != known.name or known.name == "mobilenet_v2" and card.width != known.width):
@@ -173,4 +173,4 @@ def fill_in_steps(args, clips, world=1):
         parts = world * args.accumulate
         args.batch = max(1, min(32, clips // 4) // parts) * parts
     if args.epochs is None:
-        args.epochs = max(1 if getattr(args, "mix", None) else 20, math.ceil(200 / max(1, clips // args.batch)))
+        args.epochs = max(1 if args.mix else 20, math.ceil(200 / max(1, clips // args.batch)))

@@ -14,7 +14,6 @@ RECIPE = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.02, "warmup_epochs
 """What stands for options that were left out, usually and with few clips. lr is for whatever batch then. Early layers, trained on many
 pictures, stay as they are, and so do all batch norms' statistics: a few clips of one room have statistics of their own."""
 FROZEN_PARTS = {"mobilenet_v2": 7, "resnet18": 2, "resnet50": 2}
-STEPS = 240
 
 
 def choose_recipe(args, card, clips, names=()):

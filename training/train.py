@@ -36,10 +36,11 @@ def _main(argv):
 
     device, chief = _join(args.device, args.threads)
     say = (lambda text: print(text, file=sys.stderr, flush=True)) if chief else (lambda text: None)
+    asked_frames = args.frames
     source = options.fill_in(args)
     torch.manual_seed(args.seed)
     folder = _made(args.output)
-    few = _few_clips(args, source)
+    args.few = few = _few_clips(args, source, asked_frames)
     asked = options.values(args, ClipOptions)
     clips = open_data(asked, folder.parent / "gesture-clips", chief)
     classes = clips.classes
@@ -75,19 +76,18 @@ def _main(argv):
     return 0
 
 
-def _few_clips(args, source):
-    """Fill in what the clips decide: recipe, frames of a clip, classes; returns whether they are few."""
+def _few_clips(args, source, asked_frames):
+    """Fill in what the clips decide: recipe, frames of a clip (where none were asked for), classes; returns whether they are few."""
     from tsm_edge.training.data.for_training import lengths
     from tsm_edge.training.data.listing import find_items
 
     from . import personal
 
-    if args.data == "gestures":
+    if args.data == "gestures" or not (source or args.mix):
         return personal.choose_recipe(args, None, 0)
     items, names = find_items(args.data, args.root, args.classes)
-    said = args.frames_said
     few = personal.choose_recipe(args, source and source.card, len(items), names)
-    if few and args.sampling == "rate" and not said:  # a whole clip, as the camera gives it
+    if few and args.sampling == "rate" and asked_frames is None:  # a whole clip, as the camera gives it
         seconds = np.median(list(lengths(items).values()) or [0.0])
         args.frames = int(np.clip(round(seconds * args.fps), args.frames, 32))
     if args.mix and not args.classes:

@@ -57,6 +57,16 @@ def test_a_checkpoint_in_the_published_layout_becomes_a_verified_bundle(capsys, 
     assert sum(np.prod(c["shape"]) for c in manifest["caches"]) * 4 == report["cache_bytes"]
 
 
+def test_for_a_camera_that_mirrors_sides_are_exchanged_and_that_is_said(capsys, tmp_path, published):
+    output = tmp_path / "host"
+    code, out, error = run(capsys, "--target", "host", "--checkpoint", published, "--input-size", "64x64", "--output", output,
+                           "--mirrored-camera", "--json")
+    assert code == 0 and "camera=mirrored" in error, error
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["input"]["camera"] == "mirrored" and manifest["classes"][15:18] == ["Swiping Down", "Swiping Right", "Swiping Left"]
+    assert "as a mirror does" in (output / "README.md").read_text()
+
+
 def test_without_a_checkpoint_the_model_of_the_package_is_taken(monkeypatch, published):
     monkeypatch.setattr(default, "DEFAULT_CHECKPOINT", published)
     args = cli._parser().parse_args(["--target", "host"])

@@ -90,5 +90,6 @@ def test_the_first_run_recognises_a_gesture(tmp_path, capsys):
     assert cli._main(made) == 0
     assert export._main(["--target", "host", "--output", bundle]) == 0
     assert demo._main([bundle, "--source", video, "--headless", "--events", log]) == 0
+    assert "before a camera that does not mirror" in capsys.readouterr().err
     starts = [event for event in map(json.loads, open(log)) if event["event"] == "start"]
     assert [event["label"] for event in starts] == ["Swiping Left"]

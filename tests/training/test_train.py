@@ -269,10 +269,10 @@ def test_the_rate_of_clips_is_what_the_sampler_takes(tiny, clips):
 @pytest.mark.parametrize("clips, world, accumulate, batch, epochs", [
     (4750, 1, 1, 32, 20), (27, 1, 1, 6, 50), (27, 2, 2, 4, 34), (3, 1, 1, 1, 67), (64, 3, 1, 15, 50)])
 def test_few_clips_get_small_steps_and_enough_of_them(clips, world, accumulate, batch, epochs):
-    args = argparse.Namespace(batch=None, epochs=None, accumulate=accumulate)
+    args = argparse.Namespace(batch=None, epochs=None, accumulate=accumulate, mix=0)
     fill_in_steps(args, clips, world)
     assert (args.batch, args.epochs) == (batch, epochs) and batch % (world * accumulate) == 0
-    args = argparse.Namespace(batch=12, epochs=3, accumulate=1)
+    args = argparse.Namespace(batch=12, epochs=3, accumulate=1, mix=0)
     fill_in_steps(args, clips)
     assert (args.batch, args.epochs) == (12, 3)
 

@@ -13,8 +13,9 @@ import numpy as np  # noqa: E402
 
 from tsm_edge.cli import choose  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
+from tsm_edge.runtimes.sources import FOLDER_RATE, PICTURES, natural  # noqa: E402
 
-from .listing import IMAGE_ENDINGS, Item, find_items, natural  # noqa: E402, F401
+from .listing import Item, find_items  # noqa: E402, F401
 from .sampling import Sampler  # noqa: E402
 
 
@@ -28,7 +29,7 @@ class FrameFolder:
     def __init__(self, path):
         self.path, self.fps = Path(path), 0.0
         try:
-            names = [name for name in os.listdir(path) if name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".")]
+            names = [name for name in os.listdir(path) if name.lower().endswith(PICTURES) and not name.startswith(".")]
         except OSError as error:
             raise UnreadableClip(str(error)) from error
         self.names = sorted(names, key=natural)
@@ -167,7 +168,7 @@ class ClipDataset:
     """
 
     def __init__(self, items, sampler=None, transform=None, train=True, seed=0, unreadable="replace", finish=None,
-                 clip_fps=12.0):
+                 clip_fps=FOLDER_RATE):
         if not items:
             raise InputError("the data set is empty", found="no clips", expected="at least one", do="check the path")
         self.items, self.sampler, self.transform = list(items), sampler or Sampler(), transform

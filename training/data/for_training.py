@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes.sources import FOLDER_RATE
 
 
 class Changed:
@@ -38,7 +39,8 @@ class ClipOptions:
     frames : of a clip, chosen by `sampling` (`sampling_stride`, or at `fps`). input_size : (width, height).
     seconds, gesture_set, clips_per_class, clip_size, variety, photos, people, render_seed : of rendered gestures. resize : how the
     network's input is cut from a picture, "crop" or "squash". disguise, stutter : see augment. rate_jitter : see
-    sampling.Sampler. mix : rendered clips for each of one's own. mirror, mirror_pairs : see augment.Mirror.
+    sampling.Sampler. mix : rendered clips for each of one's own. few : films longer
+    than a clip count as several. mirror, mirror_pairs : see augment.Mirror.
     """
 
     data: str
@@ -63,6 +65,7 @@ class ClipOptions:
     stutter: float = 0.0
     rate_jitter: float = 0.0
     mix: float = 0.0
+    few: bool = False
     mirror: bool = False
     mirror_pairs: tuple[str, ...] = ()
     seed: int = 0
@@ -195,7 +198,7 @@ def _clips(options):
         labelled(val_items, options.val_data)
     else:
         items, val_items = hold_out(items)
-    if options.sampling == "rate":
+    if options.few:
         items = long_ones_oftener(items, options.frames / (options.fps or 12.0))
     data = ClipDataset(items, Sampler(*kind, options.rate_jitter), train=True, seed=options.seed)
     val = ClipDataset(val_items, sampler, train=False, unreadable="none") if val_items else None
@@ -206,7 +209,7 @@ def _clips(options):
 
 
 def lengths(items):
-    """Seconds of each clip that can be opened: {path: seconds}; folders of frames at 12 a second."""
+    """Seconds of each clip that can be opened: {path: seconds}; folders of frames at FOLDER_RATE."""
     from .datasets import UnreadableClip, open_clip
 
     found = {}
@@ -215,7 +218,7 @@ def lengths(items):
             clip = open_clip(item.path)
         except UnreadableClip:
             continue
-        found[item.path] = clip.n_frames / (clip.fps or 12.0)
+        found[item.path] = clip.n_frames / (clip.fps or FOLDER_RATE)
     return found
 
 
@@ -268,6 +271,6 @@ def clip_rate(items, sampler, most=32):
             clip = open_clip(item.path)
         except UnreadableClip:
             continue
-        fps = clip.fps or 12.0  # frame folders do not say theirs
+        fps = clip.fps or FOLDER_RATE
         rates.append(fps / sampler.stride if sampler.kind == "dense" else sampler.n_segment * fps / clip.n_frames)
     return round(float(np.median(rates)), 3) if rates else 0.0

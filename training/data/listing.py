@@ -21,10 +21,10 @@ from typing import Optional
 
 from tsm_edge.card import check_classes
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes.sources import PICTURES, natural
 from tsm_edge.training.gestures.labels import slug
 
 VIDEO_ENDINGS = (".mp4", ".webm", ".avi", ".mov", ".mkv", ".m4v", ".mpg", ".mpeg", ".wmv", ".3gp", ".gif")
-IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 _VIDEO = rf".+?(?:{'|'.join(map(re.escape, VIDEO_ENDINGS))})"
 _NAMED = re.compile(rf"({_VIDEO})\s+(\S.*)", re.IGNORECASE)
 _ALONE = re.compile(_VIDEO, re.IGNORECASE)
@@ -44,11 +44,6 @@ class Item:
     path: str
     label: int
     n_frames: Optional[int] = None
-
-
-def natural(name):
-    """Sort key that counts: "img_10.jpg" comes after "img_9.jpg"."""
-    return [int(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", str(name))]
 
 
 def class_finder(classes):
@@ -150,7 +145,7 @@ def _is_clip(path):
     if not os.path.isdir(path):
         return path.suffix.lower() in VIDEO_ENDINGS or not os.path.exists(path)
     try:
-        return any(name.lower().endswith(IMAGE_ENDINGS) and not name.startswith(".") for name in os.listdir(path))
+        return any(name.lower().endswith(PICTURES) and not name.startswith(".") for name in os.listdir(path))
     except OSError:
         return True
 

@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 
 from tsm_edge.errors import InputError
-from tsm_edge.runtimes.sources import FOLDER_RATE, flip_frame, open_source
-from tsm_edge.training.data.listing import class_finder, find_items, natural
+from tsm_edge.runtimes.sources import FOLDER_RATE, flip_frame, natural, open_source
+from tsm_edge.training.data.listing import class_finder, find_items
 
 
 class WholeClips:

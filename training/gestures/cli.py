@@ -10,8 +10,8 @@ import numpy as np
 from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
-from tsm_edge.runtimes.sources import frames_in
-from tsm_edge.training.data.listing import natural, read_classes
+from tsm_edge.runtimes.sources import frames_in, natural
+from tsm_edge.training.data.listing import read_classes
 
 from .clips import CLASSES, CORE_CLASSES, SPLITS, render_clip, render_stream
 from .labels import slug

@@ -104,8 +104,9 @@ class Stage:
         self.family = FAMILIES[split][rng.integers(len(FAMILIES[split]))]
         self.people = people.load(setting.people) if setting.people else None
         self.real = self.people is not None and rng.random() < 0.5
-        self.photo = bool(setting.photos or setting.people) and not calm and rng.random() < 0.75
-        if self.photo:
+        photo = bool(setting.photos or setting.people) and not calm and rng.random() < 0.75
+        self.living = None  # what moves the canvas, if anything does
+        if photo:
             part = photographs.window(rng, self._photograph(rng, setting), H + 2 * my, W + 2 * mx)
             self.canvas = photographs.recoloured(rng, part) if rng.random() < 0.6 else part
             self.living = photographs.Living(rng, self.canvas)
@@ -116,7 +117,7 @@ class Stage:
         self.shake = sway(rng, [W * 0.018 * shaky, H * 0.018 * shaky])
         pan = rng.choice([0.0, 1.0], p=[0.8, 0.2])
         self.pan = sway(rng, [mx * 0.7 * pan, my * 0.7 * pan])
-        self.person = Person(rng, self.look, W, H) if rng.random() < (0.25 if self.photo else 0.75) else None
+        self.person = Person(rng, self.look, W, H) if rng.random() < (0.25 if photo else 0.75) else None
         self.movers = [Mover(rng, W, H) for _ in range(rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15]))]
         self.flicker = sway(rng, [rng.choice([0.0, 8.0], p=[0.7, 0.3])])
         self.shutter = rng.uniform(0.2, 0.9)  # fraction of the frame time during which light is gathered
@@ -128,7 +129,7 @@ class Stage:
         if calm:
             self._calm_down()
         elif wild is not None:
-            self._go_wild(np.random.default_rng(wild), setting)
+            self._go_wild(np.random.default_rng(wild), setting, photo)
 
     def _calm_down(self):
         def still(t):
@@ -139,12 +140,12 @@ class Stage:
         self.person, self.movers, self.overlay, self.skin, self.codec = None, [], None, None, False
         self.lens.blur, self.lens.noise, self.lens.vignette, self.lens.quality = 0, None, None, 0
 
-    def _go_wild(self, rng, setting):
+    def _go_wild(self, rng, setting, photo):
         height, width = self.canvas.shape[:2]
         cuts = rng.choice([0, 1, 2], p=[0.5, 0.3, 0.2])
-        more = [photographs.window(rng, self._photograph(rng, setting), height, width) if self.photo else
+        more = [photographs.window(rng, self._photograph(rng, setting), height, width) if photo else
                 background(rng, self.family, height, width) for _ in range(cuts)]
-        self.living, self.photo = photographs.Wild(rng, [self.canvas, *more]), True
+        self.living = photographs.Wild(rng, [self.canvas, *more])
         self.movers += [Mover(rng, *self.drawn) for _ in range(rng.integers(0, 4))]
 
     def _photograph(self, rng, setting):
@@ -175,7 +176,7 @@ class Stage:
         mx, my = self.margin
         for i, t in enumerate(times):
             x, y = np.clip(np.round(shake[i] + pan[i]).astype(int), (-mx, -my), (mx, my)) + (mx, my)
-            picture = (self.living.at(t) if self.photo else self.canvas)[y:y + H, x:x + W].copy()
+            picture = (self.living.at(t) if self.living else self.canvas)[y:y + H, x:x + W].copy()
             for mover in self.movers:
                 mover.draw(picture, t)
             if self.person is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from tsm_edge import cli
 from tsm_edge.errors import InputError
 from tsm_edge.files import written_whole
+from tsm_edge.runtimes.sources import PICTURES
 
 KINDS = {"palm": ("hand_palm",), "up": ("hand_up",), "down": ("hand_down",),
          "other": ("hand_left", "hand_right", "hand_follow")}
@@ -162,9 +163,9 @@ def extract(folder, say=lambda text: None):
     ------
     InputError
     """
-    paths = sorted(p for p in Path(folder).glob("*/*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    paths = sorted(p for p in Path(folder).glob("*/*") if p.suffix.lower() in PICTURES)
     if not paths:
-        raise InputError(f"no photographs in {folder}", found="nothing", expected="sub-folders of .jpg or .png", do="check the path")
+        raise InputError(f"no photographs in {folder}", found="nothing", expected="sub-folders of pictures", do="check the path")
     find, kind_of = _Finder(), {name: kind for kind, names in KINDS.items() for name in names}
     hands, kinds, sides, scenes = [], [], [], []
     for path in paths:

@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes.sources import PICTURES
 
 from .track import sway
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 SIDE = 480  # pixels of the longer side that are kept
 
 
@@ -28,7 +28,7 @@ def load(folders):
     """
     out = []
     for folder in folders:
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in ENDINGS)
+        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in PICTURES)
         pictures = [p for p in (cv2.imread(str(path), cv2.IMREAD_COLOR) for path in paths) if p is not None and min(p.shape[:2]) >= 100]
         if not pictures:
             raise InputError(f"no photographs in {folder}", found=f"{len(paths)} files that could be",
