@@ -2,7 +2,8 @@
 
     python -m tsm_edge.benchmarks.few_clips clips/ --folds 2
 
-The clips of each class are dealt out to folds; each fold is judged by networks that were trained on the others. `--map` is tsm-eval's.
+The clips of each class are dealt out to folds; each fold is judged by networks that were trained on the others. `--map FOLDER=CLASS` says
+what a folder shows that is not called like its class, `FOLDER=-` leaves it out.
 """
 from __future__ import annotations
 
@@ -44,7 +45,11 @@ def deal(folder, names, folds):
         A class with fewer clips than folds.
     """
     out = [{} for _ in range(folds)]
-    for sub in sorted(p for p in Path(folder).iterdir() if p.is_dir() and not p.name.startswith(".")):
+    try:
+        subs = sorted(p for p in Path(folder).iterdir() if p.is_dir() and not p.name.startswith(".") and names.get(p.name) != "-")
+    except OSError as error:
+        raise InputError(f"no clips at {folder}", found=error, expected="a folder per class of clips", do="check the path") from None
+    for sub in subs:
         clips = sorted((p for p in sub.iterdir() if p.suffix.lower() in VIDEO_ENDINGS), key=lambda p: natural(p.name))
         if len(clips) < folds:
             raise InputError(f"too few clips in {sub}", found=str(len(clips)), expected=f"one for each of {folds} folds",
@@ -52,6 +57,19 @@ def deal(folder, names, folds):
         for k in range(folds):
             out[k].setdefault(names.get(sub.name, sub.name), []).extend(clips[k::folds])
     return out
+
+
+def mapped(pairs):
+    """{folder: class} of --map.
+
+    Raises
+    ------
+    InputError
+    """
+    wrong = [pair for pair in pairs if not all(pair.partition("="))]
+    if wrong:
+        raise InputError("--map cannot be used", found=wrong[0], expected="FOLDER=CLASS, or FOLDER=- (left out)", do="correct it")
+    return dict(pair.split("=", 1) for pair in pairs)
 
 
 def lay_out(where, folds):
@@ -68,7 +86,8 @@ def run(module, *argv):
     """A command of the package with --json; what it printed."""
     done = subprocess.run([sys.executable, "-m", f"tsm_edge.training.{module}", *map(str, argv), "--json"], capture_output=True, text=True)
     if done.returncode:
-        raise CheckFailedError(f"{module} failed", found=done.stderr.strip().splitlines()[-1:], expected="exit code 0", do="run it alone")
+        said = done.stderr.strip().splitlines() or ["nothing said"]
+        raise CheckFailedError(f"{module} failed", found=said[-1], expected="exit code 0", do="run it alone")
     return json.loads(done.stdout)
 
 
@@ -81,8 +100,7 @@ def judge(model, data):
 
 def compare(args):
     """{"before", "after", "alone": [clips, answers right, right event, wrong event], "seconds": of a fine-tuning}."""
-    names = dict(pair.split("=", 1) for pair in args.map)
-    folds = deal(args.data, names, args.folds)
+    folds = deal(args.data, mapped(args.map), args.folds)
     total, seconds = {kind: [0, 0, 0, 0] for kind in ("before", "after", "alone")}, []
     more = ["--epochs", args.epochs] if args.epochs else []
     for k in range(args.folds):

@@ -26,7 +26,7 @@ class Guide:
             self.frames = render_clip(names[0], round(SECONDS * FPS), size, SPLITS["val"][0] + 12, FPS, variety=0)
 
     def draw(self, picture, seconds):
-        """Put it into the lower left corner of a BGR picture that is not mirrored yet, a quarter of its height, in place."""
+        """Put it into what will be the lower left corner once a BGR picture is mirrored, a quarter of its height, in place."""
         if self.frames is None:
             return
         height = max(24, picture.shape[0] // 4)

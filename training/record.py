@@ -20,6 +20,7 @@ from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.files import made_beside  # noqa: E402
 from tsm_edge.runtimes.sources import add_options, asked_for, kind_of, masked, open_source  # noqa: E402
 from tsm_edge.shell import quote  # noqa: E402
+from tsm_edge.training.data.mixed import rendered_names  # noqa: E402
 from tsm_edge.training.gestures.cli import encode  # noqa: E402
 from tsm_edge.training.gestures.clips import SPLITS  # noqa: E402
 from tsm_edge.training.gestures.labels import slug  # noqa: E402
@@ -79,13 +80,12 @@ def _main(argv):
     folder = class_folder(args.output, args.label)
     made = []
     try:
-        for frames, fps in source:
+        for frames, fps, wrong in source:
             path = write_clip(folder, frames, fps)
             made.append({"path": str(path), "frames": len(frames), "fps": round(fps, 3), "seconds": round(len(frames) / fps, 3)})
             print(f"{path}: {len(frames)} frames, {len(frames) / fps:.2f} s", file=sys.stderr, flush=True)
-            made[-1]["problems"] = problems(frames, args.label) if args.guide else []
-            for text in made[-1]["problems"]:
-                print(f"  but {text}", file=sys.stderr, flush=True)
+            if args.guide:
+                made[-1]["problems"] = wrong
     finally:
         source.close()
         with contextlib.suppress(OSError):
@@ -103,8 +103,7 @@ def _main(argv):
 
 def _explain(label):
     """How the gesture goes, where that is known."""
-    known = Guide(label).frames is not None
-    print(f"'{label}': " + ("the corner of the window shows it, as a mirror would" if known else
+    print(f"'{label}': " + ("the corner of the window shows it, as a mirror would" if rendered_names([label]) else
                             "make it as you would before your device; there is no picture of it here")
           + ". Left and right are your own. Begin and end with the hand at rest.", file=sys.stderr, flush=True)
 
@@ -185,7 +184,7 @@ def next_number(folder):
     return max([int(p.stem) for p in Path(folder).glob("*.mp4") if p.stem.isdecimal()], default=-1) + 1
 
 
-# --- where clips come from: generators of (frames uint8 RGB, fps) ----------------------------------------------------
+# --- where clips come from: generators of (frames uint8 RGB, fps, what is wrong with them where --guide asks) -----------
 
 
 def _source(args):
@@ -214,8 +213,16 @@ def _rendered(args):
         asked["width"], asked["height"] = RENDERED_SIZE
     seed = RENDERED_SEED + next_number(Path(args.output) / args.label)  # a second call renders others
     source = open_source(args.source, **{**asked, "fps": asked["fps"] or RENDERED_FPS}, seed=seed, seconds=args.seconds or 3.0)
-    return (([shrink(source.read()[0][..., ::-1], args.shorter_side) for _ in range(source.length)], source.fps)
-            for _ in range(args.count or 10))
+    clips = ([shrink(source.read()[0][..., ::-1], args.shorter_side) for _ in range(source.length)] for _ in range(args.count or 10))
+    return ((frames, source.fps, _wrong(args, frames)) for frames in clips)
+
+
+def _wrong(args, frames):
+    """What is wrong with a clip, said, where --guide asks."""
+    found = problems(frames, args.label) if args.guide else []
+    for text in found:
+        print(f"  {text}", file=sys.stderr, flush=True)
+    return found
 
 
 def clip_seconds(args):
@@ -241,10 +248,10 @@ def _from_file(args, source):
             frames.append(shrink(frame[..., ::-1], args.shorter_side))
             if len(frames) == length:
                 made += 1
-                yield frames, fps
+                yield frames, fps, _wrong(args, frames)
                 frames = []
         if made < most and len(frames) >= max(2, length / 2):
-            yield frames, fps
+            yield frames, fps, _wrong(args, frames)
     finally:
         source.close()
 
@@ -275,11 +282,11 @@ def _from_camera(args, source):
             if len(frames) < 2:
                 raise InputError("the camera is too slow", found=f"{len(frames)} frame in {seconds:g} s", expected="at least 2",
                                  do="lengthen --seconds, or use another camera")
-            wrong = problems(frames, args.label) if args.guide else []
-            if wrong and view.again(wrong, lambda: _read(source)[0]):
+            wrong = _wrong(args, frames)
+            if wrong and view.again(lambda: _read(source)[0]):
                 continue
             k += 1
-            yield frames, (len(times) - 1) / (times[-1] - times[0])  # as they came, not as the camera announces
+            yield frames, (len(times) - 1) / (times[-1] - times[0]), wrong  # at the rate they came, not as the camera announces
     finally:
         source.close()
         view.close()
@@ -315,10 +322,8 @@ class _View:
     def say(self, text):
         print(text, file=sys.stderr, flush=True)
 
-    def again(self, wrong, frame, seconds=8.0):
+    def again(self, frame, seconds=8.0):
         """Whether a clip with something wrong shall be made again: asked in the terminal, else in the window, else it is kept."""
-        for text in wrong:
-            self.say(f"  {text}")
         if sys.stdin is not None and sys.stdin.isatty():
             return input("  make it again? [Y/n] ").strip().lower() not in ("n", "no")
         until = time.monotonic() + seconds

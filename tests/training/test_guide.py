@@ -90,7 +90,7 @@ def test_a_clip_with_something_wrong_is_made_again_if_wanted(monkeypatch, answer
     monkeypatch.setattr("builtins.input", ask)
     argv = "--guide --headless --count 1 --seconds 1 --pause 0".split()
     args = record.parser().parse_args(["--label", "Swiping Left", *argv])
-    got = ["moving" if guide.moving(frames).any() else "still" for frames, _ in record._from_camera(args, camera)]
+    got = ["moving" if guide.moving(frames).any() else "still" for frames, *_ in record._from_camera(args, camera)]
     assert got == clips and len(asked) == 1
 
 
