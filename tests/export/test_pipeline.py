@@ -58,7 +58,7 @@ def test_times_are_those_of_the_stages(kept):
 
 def test_each_stage_adds_to_the_job_and_takes_nothing_away(tmp_path):
     job = pipeline.Job(small(), pipeline.get_target("host"), str(tmp_path / "b"), tmp_path, description=OPTIONS)
-    adds = {"trace": {"step", "manifest", "frames", "inputs"}, "prove the step": {"reference", "checks", "advice"},
+    adds = {"trace": {"step", "manifest", "frames", "generated", "inputs"}, "prove the step": {"reference", "checks", "advice"},
             "read the operations": {"program", "checks", "advice"}, "choose kernels": {"chosen"}, "build the library": {"library"},
             "prove the library": {"trace", "checks", "advice"}, "write the bundle": {"report"}}
     for title, stage in pipeline.STAGES.items():
