@@ -93,14 +93,17 @@ def normalise(frames, mean, std):
     return (x - mean) / std
 
 
-def frame_targets(labels, marks, frames, rest):
-    """Class of every frame, int64 [N, T], -100 where it is not decided yet.
+def frame_targets(labels, marks, frames, rest, seen=None):
+    """Class of every frame, int64 [N, T], -100 where it is not decided.
 
     A stroke counts from its middle, or a fifth of the clip after its start (before, nobody can know), to a tenth after its
     end; frames before it begins and well after it are `rest` (the class of no gesture; -100 where there is none).
+    seen : bool [N, T], where a hand is in the picture; None: not known. A hand that is seen outside its stroke is not at rest (a
+    palm that waits to swipe looks like a stop sign): such frames are undecided.
     """
     t = (torch.arange(frames, device=labels.device) + 0.5) / frames
     start, end = marks[:, :1], marks[:, 1:]
     target = torch.full((len(labels), frames), -100, device=labels.device)
-    target = torch.where((t < start) | (t > end + 0.25), torch.full_like(target, rest), target)
+    outside = (t < start) | (t > end + 0.25)
+    target = torch.where(outside if seen is None else outside & ~seen, torch.full_like(target, rest), target)
     return torch.where((t >= torch.minimum((start + end) / 2, start + 0.2)) & (t <= end + 0.1), labels[:, None].expand_as(target), target)

@@ -24,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from tsm_edge.checkpoints import save_whole
 from tsm_edge.errors import InputError
+from tsm_edge.training.gestures.targets import TARGETS
 
 from .batches import Batches, frame_targets, normalise, read_batches
 from .hand_loss import WithHands, variance_of
@@ -244,12 +245,12 @@ class Trainer:
 
     # --- one step -------------------------------------------------------------------------------------------------------
 
-    def loss(self, logits, labels, marks):
+    def loss(self, logits, labels, marks, seen=None):
         """Cross entropy of the clip's averaged logits, plus that of the decided frames where it is asked for."""
         per_frame = logits.view(len(labels), -1, logits.shape[-1]).float()  # [n, T, classes]
         loss = cross_entropy(per_frame.mean(1), labels, label_smoothing=self.options.label_smoothing)
         if self.options.frame_loss and torch.isfinite(marks).all():
-            targets = frame_targets(labels, marks, per_frame.shape[1], -100 if self.rest is None else self.rest)
+            targets = frame_targets(labels, marks, per_frame.shape[1], -100 if self.rest is None else self.rest, seen)
             if (targets >= 0).any():
                 loss = loss + self.options.frame_loss * cross_entropy(per_frame.flatten(0, 1), targets.flatten())
         return loss
@@ -259,7 +260,7 @@ class Trainer:
         if not self.options.hand_loss:
             return self.loss(self.model(x), labels, marks)
         logits, *found = self.model(x)
-        loss, off = self.loss(logits, labels, marks), self.whole.hand_loss(*found, hands)
+        loss, off = self.loss(logits, labels, marks, hands[..., TARGETS.index("visible")] > 0.5), self.whole.hand_loss(*found, hands)
         if self.step < self.options.hand_epochs * self.steps_per_epoch:
             return 0 * loss + off
         return loss + self.options.hand_loss * off

@@ -33,7 +33,8 @@ def test_the_card_says_it_and_twice_is_as_before():
     card = Card({"classes": ["left", "right", "up"], "num_classes": 3})
     turned = for_mirrored_camera(card)
     assert turned.classes == ["right", "left", "up"] and turned.manifest()["input"]["camera"] == "mirrored"
-    assert for_mirrored_camera(turned).classes == card.classes and card.manifest()["input"]["camera"] == "direct"
+    again = for_mirrored_camera(turned)
+    assert again.classes == card.classes and again.camera == card.camera == "direct" == card.manifest()["input"]["camera"]
     with pytest.raises(InputError, match="no left and right"):
         for_mirrored_camera(Card({"num_classes": 3}))
     assert "does not mirror" in whose(card.manifest()) and "as a mirror does" in whose(turned.manifest())

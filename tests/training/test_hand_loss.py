@@ -4,6 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch (extra [train]) is not installed")
 
+from torch.nn.functional import cross_entropy  # noqa: E402
+
 from tsm_edge import create_model  # noqa: E402
 from tsm_edge.errors import InputError  # noqa: E402
 from tsm_edge.training.data.augment import ColourJitter, Compose, Mirror, MultiScaleCrop, mirror_map  # noqa: E402
@@ -140,6 +142,20 @@ def test_the_hand_loss_is_the_plain_formula():
                   for n in range(3) for t in range(1, 4) for k in range(len(TARGETS))]
         wanted += weight * np.mean(errors)
     assert float(whole.hand_loss(pooled, spread, torch.from_numpy(targets)).detach()) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_a_hand_that_is_seen_outside_its_stroke_is_not_taught_to_be_at_rest(tmp_path):
+    t = trainer(tmp_path, frame_loss=1.0, hand_epochs=0)
+    t.rest, t.whole.hand_loss = 0, lambda *_: torch.zeros(())
+    x, labels, late = torch.rand(8, 3, 32, 32), torch.tensor([1, 2]), torch.tensor([[1.5, 1.9]] * 2)
+    hands = torch.zeros(2, 4, len(TARGETS))
+    t.net.eval()
+    logits = t.net(x).detach().view(2, 4, 3)
+    clip = cross_entropy(logits.mean(1), labels, label_smoothing=t.options.label_smoothing)
+    resting = cross_entropy(logits.flatten(0, 1), torch.zeros(8, dtype=torch.int64))
+    assert float(t._loss(x, labels, late, hands).detach()) == pytest.approx(float(clip + resting), rel=1e-5)
+    hands[..., TARGETS.index("visible")] = 1
+    assert float(t._loss(x, labels, late, hands).detach()) == pytest.approx(float(clip), rel=1e-5)
 
 
 def test_clips_without_known_hands_are_refused(tmp_path):

@@ -61,20 +61,22 @@ def test_learning_rate_is_a_linear_warm_up_then_half_a_cosine(warm):
         assert learning_rate(options, int(w) - 1, per_epoch) == pytest.approx(peak)
 
 
-def test_frame_targets_equal_a_naive_loop():
+@pytest.mark.parametrize("known", [False, True])
+def test_frame_targets_equal_a_naive_loop(known):
     rng = np.random.default_rng(1)
     marks = np.sort(rng.uniform(0, 1, (40, 2)), axis=1).astype(np.float32)
     labels, frames, rest = rng.integers(0, 9, 40), 13, 7
+    seen = rng.random((40, frames)) < 0.5 if known else np.zeros((40, frames), bool)
     wanted = np.full((40, frames), -100)
     for n in range(40):
         start, end = marks[n]
         for f in range(frames):
             t = np.float32((f + 0.5) / frames)
-            if t < start or t > end + np.float32(0.25):
+            if not seen[n, f] and (t < start or t > end + np.float32(0.25)):
                 wanted[n, f] = rest
             if min((start + end) / 2, start + np.float32(0.2)) <= t <= end + np.float32(0.1):
                 wanted[n, f] = labels[n]
-    found = frame_targets(torch.from_numpy(labels), torch.from_numpy(marks), frames, rest)
+    found = frame_targets(torch.from_numpy(labels), torch.from_numpy(marks), frames, rest, torch.from_numpy(seen) if known else None)
     assert np.array_equal(found.numpy(), wanted) and (wanted == -100).any()
 
 

@@ -129,6 +129,12 @@ def test_every_clip_contains_its_stroke():
         assert -1e-6 <= start < end <= 2.5 + 1e-6, (label, seed)
 
 
+def test_a_clip_shorter_than_a_held_pose_shows_a_part_of_it():
+    strokes = [render_clip("Thumb Up", 4, (32, 32), seed, 8.0, info=True)[1]["stroke"] for seed in range(20)]
+    whole = [stroke == (0.0, 0.5) for stroke in strokes]  # of a movement the stroke would be hurried to 94 % of the clip
+    assert sum(whole) >= 5 and not all(whole) and all(end - start >= 0.25 - 1e-9 for start, end in strokes)
+
+
 def test_splits_share_no_seed_and_no_background():
     for (a, (a0, a1)), (b, (b0, b1)) in itertools.combinations(SPLITS.items(), 2):
         assert a1 <= b0 or b1 <= a0
