@@ -309,7 +309,7 @@ class Trainer:
         """
         options, total = self.options, self.total
         if self.step == total and not (self.folder / "final.pth").exists():
-            self._save("final.pth")
+            self.write("final.pth")
         while self.step < total:
             epoch, first = divmod(self.step, self.steps_per_epoch)
             self._train_mode()
@@ -358,14 +358,14 @@ class Trainer:
                 writer.add_scalar("validation top-1", self.accuracy, self.step)
         if self.accuracy is not None and self.accuracy > self.best:
             self.best = self.accuracy
-            self._save("best.pth")
+            self.write("best.pth")
         if self.step == self.total:
-            self._save("final.pth")
+            self.write("final.pth")
         self._write_state()
         if self.world > 1:
             dist.barrier()
 
-    def _save(self, name):
+    def write(self, name):
         """The network as it is, with the last epoch's accuracy, as `folder / name`."""
         if self.rank == 0 and self.save:
             metrics = {"epoch": self.step // self.steps_per_epoch, "validation_top1": self.accuracy}

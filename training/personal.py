@@ -1,6 +1,8 @@
 """Fine-tuning on a few clips of one's own: what is chosen where the options say nothing, what is mixed in, what is told at the end."""
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from tsm_edge.training.data.mixed import rendered_names
@@ -71,3 +73,27 @@ def told(classes, before, after, counts):
     if few or weak:
         lines.append("more clips would help: " + ", ".join(dict.fromkeys(weak + few)))
     return lines
+
+
+ENOUGH = 4  # held-out clips of gestures, to choose when their scores are events
+
+
+def settle_events(net, items):
+    """When a score becomes an event, as held-out films have it: (settings for the card, a sentence), or (None, why not).
+
+    net : clip-level network, online. items : listing.Item of the held-out clips, played whole, as a camera gives them.
+    """
+    from tsm_edge.runtimes.engines.torch import TorchModel
+    from tsm_edge.training.evaluate import films
+    from tsm_edge.training.evaluate.clips import Films
+
+    rest = net.card.events["background"]
+    gestures = [item for item in items if item.label not in rest]
+    if len(gestures) < ENOUGH:
+        return None, (f"events begin as before, at {net.card.events['on']:g}: fewer than {ENOUGH} clips of gestures were held out to "
+                      "choose by")
+    settings, best, before = films.best_threshold(TorchModel(copy.deepcopy(net).cpu().eval()), Films(items))
+    false = f", {best['false_events']} false in {best['false_seconds']:.0f} s of others" if best["false_seconds"] else ""
+    return settings, (f"events begin at {settings['on']:g} (before: {net.card.events['on']:g}), by the held-out clips: right in "
+                      f"{best['right']} of {best['clips']}, wrong in {best['wrong'] + best['mixed']}{false} (before: right in "
+                      f"{before['right']}, wrong in {before['wrong'] + before['mixed']})")

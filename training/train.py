@@ -71,6 +71,8 @@ def _main(argv):
         counts = np.bincount([item.label for item in {item.path: item for item in clips.data.items}.values()], minlength=len(classes))
         for line in personal.told(classes, before, _answers(trainer.average or trainer.net, clips), counts):
             say(line)
+        if not finished and args.shift == "online":
+            _settle_events(trainer, clips, say)
     if chief:
         _report(trainer, classes, accuracy, finished, args.json)
     return 0
@@ -93,6 +95,19 @@ def _few_clips(args, source, asked_frames):
     if args.mix and not args.classes:
         args.classes = tuple(personal.classes_to_keep(source.card.classes if source else [], names))
     return few
+
+
+def _settle_events(trainer, clips, say):
+    from . import personal
+
+    net = trainer.average or trainer.net
+    bad = clips.val.data.skipped() if clips.val else {}
+    held = [item for item in clips.val.data.items if item.path not in bad] if clips.val else []
+    settings, said = personal.settle_events(net, held)
+    say(said)
+    if settings:
+        net.card = net.card.but(events=settings)
+        trainer.write("final.pth")
 
 
 def _answers(net, clips):

@@ -104,6 +104,22 @@ def test_what_is_told_at_the_end():
     assert "no clip was held out" in personal.told(["a"], None, (empty, empty), [3])[0]
 
 
+def test_when_an_event_begins_is_chosen_by_held_out_films(clips, checkpoint):
+    from tsm_edge.training.networks import open_network
+
+    net = open_network(checkpoint(fps=4.0))
+    net.card = net.card.but(events={"window": 2, "hold": 1, "on": 0.99, "off": 0.0, "merge": {}, "ignore": [], "background": []})
+    folders = sorted(p for p in clips.iterdir() if p.is_dir())
+    items = [Item(str(path), label) for label, folder in enumerate(folders) for path in sorted(folder.glob("*.avi"))[:2]]
+    settings, said = personal.settle_events(net, items)
+    before = net.card.events
+    assert {k: settings[k] for k in ("window", "hold", "background")} == {k: before[k] for k in ("window", "hold", "background")}
+    assert settings["on"] in (0.5, 0.6, 0.7, 0.8, 0.9, 0.99) and f"of {len(items)}" in said and "(before: 0.99)" in said
+    net.card = net.card.but(events={**before, "background": [1, 2]})
+    kept, why = personal.settle_events(net, items)
+    assert kept is None and "fewer than 4" in why
+
+
 @pytest.mark.parametrize("folders, kept", [(("go-left", "go-right", "stay"), False), (("Swiping Left", "Thumb Up", "No gesture"), True)])
 def test_a_run_on_few_clips_says_what_it_chose_and_ends_with_a_report(tiny, clips, checkpoint, tmp_path, capsys, folders, kept):
     before = ["Swiping Left", "Thumb Up", "No gesture", "Swiping Right"]
@@ -115,6 +131,7 @@ def test_a_run_on_few_clips_says_what_it_chose_and_ends_with_a_report(tiny, clip
     assert _main([str(v) for v in argv]) == 0
     said = capsys.readouterr().err
     assert "recipe for few clips" in said and "optimizer adamw" in said and f"mix {int(kept)}" in said and "held out:" in said
+    assert "events begin " in said
     card = load_checkpoint(tmp_path / "run" / "final.pth").card
     assert card.classes == (before if kept else sorted(folders)) and card.fps == 4.0
     old, new = load_checkpoint(path).state_dict, load_checkpoint(tmp_path / "run" / "final.pth").state_dict

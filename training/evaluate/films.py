@@ -8,6 +8,7 @@ import numpy as np
 
 from tsm_edge.cli import columns
 from tsm_edge.errors import InputError
+from tsm_edge.runtimes.events import GestureEvents
 
 
 class Outcome(NamedTuple):
@@ -33,13 +34,13 @@ class Outcome(NamedTuple):
 
 
 def play(model, film, hold_last=0.0):
-    """(events [(seconds, label), ...] as they start, sum of the logits [classes], number of frames taken) of a model that sees a film.
+    """What a model answers to the frames of a film: [(logits [classes], seconds, number of the frame), ...] of those that it took.
 
     The stream is a new one; it takes and leaves frames by their times, as the demo's does.
 
     film : clips.Film; hold_last : so many seconds the last frame is shown again and again
     """
-    events, found, total, steps = model.events(), [], np.zeros(len(model.classes)), 0
+    found = []
 
     def held():
         for frame, time in film:
@@ -51,21 +52,29 @@ def play(model, film, hold_last=0.0):
         for i, (frame, time) in enumerate(held()):
             result = stream.step(frame, time)
             if not result.skipped:
-                found += [(e.start, e.label) for e in events.update(result, time, i) if e.kind == "start"]
-                total, steps = total + result.logits, steps + 1
-    return found, total, steps
+                found.append((np.array(result.logits), time, i))
+    return found
 
 
 def outcome(model, item, film, hold_last=0.0, answer=None):
     """`Outcome` of one clip. item : listing.Item; answer : see there."""
-    rule = model.manifest["events"]
+    answers = play(model, film, hold_last)
+    return judged(model, item, answers, film.seconds + hold_last, model.manifest["events"], answer)
+
+
+def judged(model, item, answers, seconds, rule, answer=None):
+    """`Outcome` of a clip that was played. answers : of `play`; rule : settings of the events."""
     index = {int(a): int(b) for a, b in (rule.get("merge") or {}).items()}.get(item.label, item.label)
     other = item.label < 0 or index in [int(i) for i in rule.get("background") or ()]
-    events, total, steps = play(model, film, hold_last)
+    rate = model.manifest.get("stream", {}).get("fps") or 0.0
+    gestures, events, total = GestureEvents(model.classes, rule, rate), [], np.zeros(len(model.classes))
+    for logits, time, i in answers:
+        events += [(e.start, e.label) for e in gestures.update(logits, time, i) if e.kind == "start"]
+        total += logits
     right = [not other and what == model.classes[index] for _, what in events]
     result = "right" if any(right) else "wrong" if events else "none"
     label = model.classes[item.label] if item.label >= 0 else None
-    return Outcome(str(item.path), label, answer, model.classes[int(total.argmax())], events, film.seconds + hold_last, steps, other,
+    return Outcome(str(item.path), label, answer, model.classes[int(total.argmax())], events, seconds, len(answers), other,
                    result, any(right) and not all(right))
 
 
@@ -85,6 +94,34 @@ def outcomes(model, whole, fps=None, hold_last=0.0, answers=None):
         raise InputError("no clip can be played", found="; ".join(list(whole.bad.values())[:3]), expected="readable clips",
                          do="check paths and formats")
     return out
+
+
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+def best_threshold(model, whole, hold_last=1.0):
+    """(settings of the events, figures with them, figures as it was): `on` as it answers best on clips.Films, all else as it is.
+
+    Best: most clips with right events alone, each clip with a wrong event and each false event as bad as one of them is good; of
+    equals, the nearest to what stands.
+    """
+    rule, played = model.manifest["events"], []
+    for item in whole.items:
+        film = whole.film(item.path)
+        answers = play(model, film, hold_last)
+        played.append((item, answers, film.seconds + hold_last))
+
+    def found(on):
+        return figures([judged(model, *clip, {**rule, "on": on, "off": min(on, rule["off"])}) for clip in played])
+
+    tried = {on: found(on) for on in {*THRESHOLDS, rule["on"]}}
+
+    def value(on):
+        f = tried[on]
+        return f["right"] - f["wrong"] - f["mixed"] - f["false_events"], -abs(on - rule["on"])
+
+    best = max(tried, key=value)
+    return {**rule, "on": best, "off": min(best, rule["off"])}, tried[best], tried[rule["on"]]
 
 
 def figures(outcomes):

@@ -8,6 +8,7 @@ import pytest
 
 from tsm_edge.errors import TsmEdgeError
 from tsm_edge.runtimes.events import GestureEvents
+from tsm_edge.training.data.listing import Item
 from tsm_edge.training.evaluate import clips as clip_room
 from tsm_edge.training.evaluate import films
 from tsm_edge.training.evaluate import run as ev
@@ -271,10 +272,47 @@ def test_the_events_are_those_that_the_demo_reports(checkpoint, clips):
         source, stream, events, wanted = open_source(str(path)), model.stream("BGR"), GestureEvents.of(model), []
         while (got := source.read()) is not None:
             wanted += [(e.start, e.label) for e in events.update(stream.step(*got), got[1]) if e.kind == "start"]
-        found, _, steps = films.play(model, clip_room.Film(path))
-        assert found == wanted and steps > 1
-        some += len(found)
+        found = films.outcome(model, Item(str(path), 0), clip_room.Film(path))
+        assert found.events == wanted and found.steps > 1
+        some += len(found.events)
     assert some
+
+
+class Doubtful(Sides):
+    """As sure of a side as it is bright: 200 is 0.75, 150 is 0.65."""
+
+    def __init__(self, on):
+        self.manifest = {**Sides.manifest, "events": {**SETTINGS, "on": on}}
+
+    def stream(self):
+        def step(frame, now):
+            halves = frame[:, :16].mean(), frame[:, 16:].mean()
+            sure = max(halves) / 500 + 0.35 if max(halves) > 60 else 0.0
+            scores = np.full(3, (1 - sure) / 2)
+            scores[int(np.argmax(halves)) if sure else 2] = sure or 1 - 1e-9
+            return SimpleNamespace(skipped=False, logits=np.log(np.maximum(scores, 1e-9)).astype(np.float32))
+
+        return SimpleNamespace(step=step, close=lambda: None)
+
+
+@pytest.mark.parametrize("stands, best, right, false", [(0.9, 0.7, 2, 0), (0.5, 0.7, 2, 0), (0.72, 0.72, 2, 0)])
+def test_the_threshold_is_the_one_that_answers_held_out_films_best(tmp_path, stands, best, right, false):
+    for k in range(2):
+        write(tmp_path / "left" / str(k), film("left"))
+    write(tmp_path / "rest", film("right") // 4 * 3)  # somebody else's hand, half sure
+    items = [Item(str(tmp_path / "left" / str(k)), 0) for k in range(2)] + [Item(str(tmp_path / "rest"), 2)]
+    settings, found, before = films.best_threshold(Doubtful(stands), clip_room.Films(items, rate=10))
+    assert settings["on"] == best and settings["off"] == SETTINGS["off"] and settings["window"] == SETTINGS["window"]
+    assert (found["right"], found["wrong"], found["false_events"]) == (right, 0, false)
+    assert before["right"] == (0 if stands == 0.9 else 2) and before["false_events"] == (1 if stands == 0.5 else 0)
+
+
+def test_a_threshold_below_where_events_end_takes_that_down_too(tmp_path):
+    write(tmp_path / "left", film("left"))
+    model = Doubtful(0.9)
+    model.manifest["events"]["off"] = 0.85
+    settings, found, _ = films.best_threshold(model, clip_room.Films([Item(str(tmp_path / "left"), 0)], rate=10))
+    assert settings["on"] == settings["off"] == 0.7 and found["right"] == 1
 
 
 def numbers(film):
