@@ -5,6 +5,7 @@ import copy
 
 import numpy as np
 
+from tsm_edge.errors import InputError
 from tsm_edge.training.data.mixed import rendered_names
 
 FEW = 400
@@ -92,7 +93,10 @@ def settle_events(net, items):
     if len(gestures) < ENOUGH:
         return None, (f"events begin as before, at {net.card.events['on']:g}: fewer than {ENOUGH} clips of gestures were held out to "
                       "choose by")
-    settings, best, before = films.best_threshold(TorchModel(copy.deepcopy(net).cpu().eval()), Films(items))
+    try:
+        settings, best, before = films.best_threshold(TorchModel(copy.deepcopy(net).cpu().eval()), Films(items))
+    except InputError as error:  # the network is trained and saved: not the end of it
+        return None, f"events begin as before, at {net.card.events['on']:g}: {error.problem} ({error.found})"
     false = f", {best['false_events']} false in {best['false_seconds']:.0f} s of others" if best["false_seconds"] else ""
     return settings, (f"events begin at {settings['on']:g} (before: {net.card.events['on']:g}), by the held-out clips: right in "
                       f"{best['right']} of {best['clips']}, wrong in {best['wrong'] + best['mixed']}{false} (before: right in "

@@ -1,4 +1,5 @@
 """Few clips of one's own: the recipe, what is mixed in, which classes stay, what is said at the end."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -118,6 +119,24 @@ def test_when_an_event_begins_is_chosen_by_held_out_films(clips, checkpoint):
     net.card = net.card.but(events={**before, "background": [1, 2]})
     kept, why = personal.settle_events(net, items)
     assert kept is None and "fewer than 4" in why
+    net.card = net.card.but(events=before)
+    kept, why = personal.settle_events(net, [Item(f"gone-{k}.mp4", 0) for k in range(4)])
+    assert kept is None and "no clip can be played" in why and "gone-0" in why
+
+
+def test_the_checkpoint_has_the_events_that_were_chosen(tiny, clips, checkpoint, tmp_path, capsys, monkeypatch):
+    asked = []
+
+    def chosen(net, items):
+        asked.extend(items)
+        return {**net.card.events, "on": 0.77}, "events begin at 0.77"
+
+    monkeypatch.setattr(personal, "settle_events", chosen)
+    argv = ["--data", clips, "--output", tmp_path / "run", "--init", checkpoint(), "--epochs", 1, "--batch", 4, "--threads", 1,
+            "--device", "cpu", "--val-data", clips]
+    assert _main([str(v) for v in argv]) == 0
+    assert load_checkpoint(tmp_path / "run" / "final.pth").card.events["on"] == 0.77 and "begin at 0.77" in capsys.readouterr().err
+    assert {Path(item.path) for item in asked} == set(clips.glob("*/*.avi"))
 
 
 @pytest.mark.parametrize("folders, kept", [(("go-left", "go-right", "stay"), False), (("Swiping Left", "Thumb Up", "No gesture"), True)])

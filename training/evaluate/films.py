@@ -59,22 +59,21 @@ def play(model, film, hold_last=0.0):
 def outcome(model, item, film, hold_last=0.0, answer=None):
     """`Outcome` of one clip. item : listing.Item; answer : see there."""
     answers = play(model, film, hold_last)
-    return judged(model, item, answers, film.seconds + hold_last, model.manifest["events"], answer)
+    return judged(model.classes, item, answers, film.seconds + hold_last, model.manifest["events"], answer)
 
 
-def judged(model, item, answers, seconds, rule, answer=None):
+def judged(classes, item, answers, seconds, rule, answer=None):
     """`Outcome` of a clip that was played. answers : of `play`; rule : settings of the events."""
     index = {int(a): int(b) for a, b in (rule.get("merge") or {}).items()}.get(item.label, item.label)
     other = item.label < 0 or index in [int(i) for i in rule.get("background") or ()]
-    rate = model.manifest.get("stream", {}).get("fps") or 0.0
-    gestures, events, total = GestureEvents(model.classes, rule, rate), [], np.zeros(len(model.classes))
+    gestures, events, total = GestureEvents(classes, rule), [], np.zeros(len(classes))
     for logits, time, i in answers:
         events += [(e.start, e.label) for e in gestures.update(logits, time, i) if e.kind == "start"]
         total += logits
-    right = [not other and what == model.classes[index] for _, what in events]
+    right = [not other and what == classes[index] for _, what in events]
     result = "right" if any(right) else "wrong" if events else "none"
-    label = model.classes[item.label] if item.label >= 0 else None
-    return Outcome(str(item.path), label, answer, model.classes[int(total.argmax())], events, seconds, len(answers), other,
+    label = classes[item.label] if item.label >= 0 else None
+    return Outcome(str(item.path), label, answer, classes[int(total.argmax())], events, seconds, len(answers), other,
                    result, any(right) and not all(right))
 
 
@@ -84,10 +83,15 @@ def outcomes(model, whole, fps=None, hold_last=0.0, answers=None):
 
     answers : {path: class}, see `Outcome`
     """
+    return _each(whole, lambda item: outcome(model, item, whole.film(item.path, fps), hold_last, (answers or {}).get(item.path)))
+
+
+def _each(whole, made):
+    """[`made(item)`, ...] of clips.Films; what cannot be read is left out of them from then on."""
     out = []
     for item in list(whole.items):
         try:
-            out.append(outcome(model, item, whole.film(item.path, fps), hold_last, (answers or {}).get(item.path)))
+            out.append(made(item))
         except InputError as error:
             whole.leave_out({item.path: f"{error.problem}: {error.found}"})
     if not out:
@@ -105,14 +109,17 @@ def best_threshold(model, whole, hold_last=1.0):
     Best: most clips with right events alone, each clip with a wrong event and each false event as bad as one of them is good; of
     equals, the nearest to what stands.
     """
-    rule, played = model.manifest["events"], []
-    for item in whole.items:
+    rule = model.manifest["events"]
+
+    def played(item):
         film = whole.film(item.path)
         answers = play(model, film, hold_last)
-        played.append((item, answers, film.seconds + hold_last))
+        return item, answers, film.seconds + hold_last
+
+    clips = _each(whole, played)
 
     def found(on):
-        return figures([judged(model, *clip, {**rule, "on": on, "off": min(on, rule["off"])}) for clip in played])
+        return figures([judged(model.classes, *clip, {**rule, "on": on, "off": min(on, rule["off"])}) for clip in clips])
 
     tried = {on: found(on) for on in {*THRESHOLDS, rule["on"]}}
 

@@ -23,9 +23,6 @@ class Sides:
     net, shift, training, classes = None, "online", {}, CLASSES
     manifest = {"stream": {"fps": 10.0}, "events": SETTINGS, "network": {"n_segment": 4}}
 
-    def events(self, fps=0.0):
-        return GestureEvents(CLASSES, SETTINGS, fps)
-
     def stream(self):
         last = [-1.0]
 
@@ -305,6 +302,18 @@ def test_the_threshold_is_the_one_that_answers_held_out_films_best(tmp_path, sta
     assert settings["on"] == best and settings["off"] == SETTINGS["off"] and settings["window"] == SETTINGS["window"]
     assert (found["right"], found["wrong"], found["false_events"]) == (right, 0, false)
     assert before["right"] == (0 if stands == 0.9 else 2) and before["false_events"] == (1 if stands == 0.5 else 0)
+
+
+def test_a_held_out_film_that_cannot_be_played_is_left_out(tmp_path):
+    write(tmp_path / "left", film("left"))
+    write(tmp_path / "broken", film("left"))
+    (tmp_path / "broken" / "20.png").write_bytes(b"no picture")
+    some = clip_room.Films([Item(str(tmp_path / name), 0) for name in ("broken", "left")], rate=10)
+    _, found, _ = films.best_threshold(Doubtful(0.7), some)
+    assert found["clips"] == found["right"] == 1 and list(some.bad) == [str(tmp_path / "broken")]
+    (tmp_path / "left" / "20.png").write_bytes(b"no picture")
+    with pytest.raises(TsmEdgeError, match="no clip can be played"):
+        films.best_threshold(Doubtful(0.7), some)
 
 
 def test_a_threshold_below_where_events_end_takes_that_down_too(tmp_path):
