@@ -49,8 +49,8 @@ It is aligned for pages of 16 KB and needs Android 5 (API level 21) or newer.
 """
 
 _ARM64 = dict(triple="aarch64-linux-gnu", os="linux", link="shared", vector_bits=128, vector_registers=32,
-              fma_by_element=True, page_size=4096)
-_PHONE = dict(_ARM64, triple="aarch64-linux-android", os="android", libc="bionic 21", link="static", page_size=16384,
+              fma_by_element=True, page_size=64 * KB)  # kernels of 64-bit ARM have pages of 4, 16 or 64 KB, and bundles are copied about
+_PHONE = dict(_ARM64, triple="aarch64-linux-android", os="android", libc="bionic 21", link="static", page_size=16 * KB,
               deploy=_ANDROID)
 _V80 = ("+neon",)
 _V82 = ("+neon", "+fullfp16", "+dotprod")
@@ -92,7 +92,7 @@ BOARDS = (
         name="raspberry-pi-5", title="Raspberry Pi 5 (4x Cortex-A76)", cpu="cortex-a76", features=_V82,
         libc="glibc 2.36", threads=4, l1_bytes=64 * KB, l2_bytes=512 * KB, fp16=True, dotprod=True, deploy=_PI,
         emulator_cpu="cortex-a76", note="bookworm is its first system; its default kernel has pages of 16 KB",
-        **{**_ARM64, "page_size": 16384},
+        **_ARM64,
     ),
     Target(
         name="raspberry-pi-32bit", title="Raspberry Pi 2/3/4, 32-bit OS (ARMv7, hard float, NEON)",

@@ -61,7 +61,7 @@ def detect_host():
     else:
         threads = os.cpu_count() or 1
     common = dict(name="host", os="linux", libc=f"glibc {version}" if name == "glibc" else "glibc 2.27", link="shared",
-                  page_size=max(4096, mmap.PAGESIZE), threads=threads, emulator_cpu="",
+                  page_size=max(64 * KB if machine == "aarch64" else 4 * KB, mmap.PAGESIZE), threads=threads, emulator_cpu="",
                   deploy="It runs on this machine:\n\n    tsm-verify {folder}\n    tsm-demo {folder} --source 0\n")
     if machine == "aarch64":
         flags = set(_cpuinfo("features"))

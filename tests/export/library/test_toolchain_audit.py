@@ -153,7 +153,7 @@ def test_library_for_its_target_passes_and_tells_what_it_needs(library):
 @zig
 @pytest.mark.parametrize("changes, words", [
     ({"libc": "glibc 2.4"}, "newer than glibc 2.4"),
-    ({"page_size": 65536}, "a segment aligned to 4096 bytes, the device's pages have 65536"),
+    ({"page_size": 131072}, "a segment aligned to 65536 bytes, the device's pages have 131072"),
     ({"triple": "armv7a-linux-gnueabihf"}, "for aarch64, not a shared library for armv7l"),
     ({"libc": "bionic 21", "os": "android"}, "needs libc.so.6"),
 ])
@@ -182,9 +182,10 @@ def test_foreign_symbols_and_libraries_are_refused(tmp_path):
 
 
 @zig
-def test_sixteen_kilobyte_pages_are_linked_for_targets_that_have_them(tmp_path):
-    path, target = make_library(tmp_path, "raspberry-pi-5")
-    assert set(elf.read_elf(path).load_alignments) == {16384}
+@pytest.mark.parametrize("name, page", [("raspberry-pi-4", 65536), ("raspberry-pi-32bit", 4096)])
+def test_libraries_of_64_bit_arm_load_on_kernels_with_any_size_of_pages(tmp_path, name, page):
+    path, target = make_library(tmp_path, name)
+    assert set(elf.read_elf(path).load_alignments) == {page}
     assert not audit(path, target).problems
 
 

@@ -52,8 +52,9 @@ def test_arm_features_match_what_the_compiler_believes():
             assert bool(attrs["feature.has_fp16_simd"]) == target.fp16, target.name
 
 
-def test_android_libraries_are_aligned_for_16_kb_pages():
-    assert all(t.page_size == 16384 for t in boards.BOARDS if t.os == "android")
+def test_libraries_are_aligned_for_the_largest_pages_that_kernels_have():
+    assert all(t.page_size == 16384 for t in boards.BOARDS if t.os == "android")  # of Android's kernels, since Android 15
+    assert all(t.page_size == 65536 for t in boards.BOARDS if t.os == "linux" and t.arch == "aarch64")
 
 
 def test_an_unknown_target_is_refused_with_the_nearest_name():
