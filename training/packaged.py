@@ -1,4 +1,4 @@
-"""How the packaged model was made, in one command that nobody has to watch: same inputs, same seed, same weights.
+"""How a model like the packaged one is made, in one command that nobody has to watch.
 
     python -m tsm_edge.training.packaged --init features.pth --people people.npz --photos DIR --output runs/packaged
 
@@ -126,20 +126,18 @@ def average(paths, made):
 
 def finish(path):
     """Write a checkpoint again as it is packaged: the name, the settings of the events, weights of 16 bits."""
-    from tsm_edge.card import event_rule
     from tsm_edge.checkpoints import load_checkpoint, save_checkpoint
 
     from .networks import open_network
 
     net = open_network(path)
-    rule = net.card.events or event_rule(net.card.classes, trained=True)
-    net.card = net.card.but(model_name=NAME, events={**rule, **EVENTS})
+    net.card = net.card.but(model_name=NAME, events={**net.card.manifest()["events"], **EVENTS})
     save_checkpoint(path, net, half=True, **_kept(load_checkpoint(path)))
 
 
 def _kept(checkpoint):
     """What a checkpoint says of its training; figures of a run are not those of a mean and stay behind."""
-    return {k: checkpoint.extra[k] for k in ("training",) if k in checkpoint.extra}
+    return {"training": checkpoint.extra["training"]} if "training" in checkpoint.extra else {}
 
 
 if __name__ == "__main__":

@@ -183,7 +183,7 @@ def test_foreign_symbols_and_libraries_are_refused(tmp_path):
 
 @zig
 @pytest.mark.parametrize("name, page", [("raspberry-pi-4", 65536), ("raspberry-pi-32bit", 4096)])
-def test_libraries_of_64_bit_arm_load_on_kernels_with_any_size_of_pages(tmp_path, name, page):
+def test_segments_are_aligned_to_the_largest_pages_of_the_targets_kernels(tmp_path, name, page):
     path, target = make_library(tmp_path, name)
     assert set(elf.read_elf(path).load_alignments) == {page}
     assert not audit(path, target).problems

@@ -57,6 +57,16 @@ def test_libraries_are_aligned_for_the_largest_pages_that_kernels_have():
     assert all(t.page_size == 65536 for t in boards.BOARDS if t.os == "linux" and t.arch == "aarch64")
 
 
+def test_so_are_those_for_this_machine_where_it_is_a_64_bit_arm(monkeypatch):
+    monkeypatch.setattr(host.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(host.platform, "system", lambda: "Linux")
+    host.detect_host.cache_clear()
+    try:
+        assert host.detect_host().page_size == 65536
+    finally:
+        host.detect_host.cache_clear()
+
+
 def test_an_unknown_target_is_refused_with_the_nearest_name():
     with pytest.raises(InputError) as error:
         get_target("jetson-nanoo")
